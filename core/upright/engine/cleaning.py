@@ -1,0 +1,153 @@
+"""Cleaners decide, core applies and remembers: data/ledger.parquet tells what became of every row, without its text."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from upright.errors import ConfigError, UprightError
+from upright.evidence.files import write_atomic
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from upright.objects import Decisions
+    from upright.run import Run
+    from upright.stack import Placed
+
+ACTIONS = ("drop", "edit", "add", "flag", "relabel")
+EVERYWHERE = ("edit", "flag")
+"""What may be done to a test split: row-local edits, so that it reads like what is served, and remarks."""
+
+
+def clean(run: Run) -> None:
+    """Ask every cleaner about every split, apply what it decides, write the ledger.
+
+    Raises UprightError where a decision is not one that can be applied, ConfigError where a split ends up empty.
+    """
+    entries: list[dict[str, Any]] = []
+    for placed in run.stack.answering("clean"):
+        for split in list(run.data):
+            decisions = run.calls.clean(placed.step, run.data[split], split, run)
+            if decisions is not None and len(decisions):
+                applied = _apply(run, placed, split, decisions)
+                entries += applied
+                run.emit("cleaned", step=placed.key, split=split, counts=dict(Counter(e["action"] for e in applied)))
+    path = run.folder / "data" / "ledger.parquet"
+    path.parent.mkdir(exist_ok=True)
+    write_atomic(path, _table_bytes(entries))
+
+
+def read_ledger(folder: Path) -> pa.Table:
+    """The ledger of a run."""
+    import pyarrow.parquet as pq
+
+    return pq.read_table(folder / "data" / "ledger.parquet")
+
+
+def is_test(split: str) -> bool:
+    """Whether no choice may be made on the split."""
+    return split not in ("train", "validation")
+
+
+def _apply(run: Run, placed: Placed, split: str, decisions: Decisions) -> list[dict[str, Any]]:
+    import datasets
+
+    rows = {row["row_id"]: row for row in run.data[split].to_list()}
+    added: dict[str, list[dict[str, Any]]] = {}
+    dropped: set[str] = set()
+    entries = []
+    for decision in decisions.rows:
+        _check(run, placed, split, decision, rows)
+        action, row_id = decision["action"], decision["row_id"]
+        told = "flag" if is_test(split) and action not in EVERYWHERE else action
+        entry = _entry(placed, split, decision, told)
+        if told == "drop":
+            dropped.add(row_id)
+        elif told in ("edit", "relabel"):
+            rows[row_id].update(decision["values"])
+        elif told == "add":
+            siblings = added.setdefault(row_id, [])
+            new = {**rows[row_id], **decision["values"], "row_id": _child(row_id, placed.key, len(siblings))}
+            siblings.append(new)
+            entry |= {"row_id": new["row_id"], "parent": row_id}
+        entries.append(entry)
+    if dropped or added or any(entry["action"] in ("edit", "relabel") for entry in entries):
+        kept = [row for row_id, row in rows.items() if row_id not in dropped]
+        kept += [row for siblings in added.values() for row in siblings]
+        if not kept:
+            raise ConfigError(f"{placed.where}  {placed} drops every row of {split}; loosen its settings")
+        run.data[split] = datasets.Dataset.from_list(kept, features=run.data[split].features)
+    return entries
+
+
+def _check(run: Run, placed: Placed, split: str, decision: dict[str, Any], rows: dict[str, Any]) -> None:
+    row_id, values = decision["row_id"], decision["values"]
+    problem = None
+    if decision["action"] not in ACTIONS:
+        problem = f"{decision['action']!r} is no action ({', '.join(ACTIONS)})"
+    elif row_id not in rows:
+        problem = "there is no such row"
+    else:
+        fixed = {"row_id", "unit", *run.config.data.sensitive}
+        columns = set(run.data[split].column_names) - fixed
+        odd = [name for name in values if name not in columns]
+        if odd:
+            problem = f"{odd[0]!r} is no column that a cleaner may change"
+        elif decision["action"] == "edit" and {"label", "labels"} & values.keys():
+            problem = "a label is changed by `relabel`, not by `edit`"
+    if problem:
+        raise UprightError(
+            f"{placed.where}  {placed}: decision on row {row_id} of {split}: {problem}; mend the cleaner"
+        )
+
+
+def _entry(placed: Placed, split: str, decision: dict[str, Any], action: str) -> dict[str, Any]:
+    settings = hashlib.sha256(placed.step.model_dump_json().encode()).hexdigest()[:8]
+    version = placed.entry.version if placed.entry else "local"
+    return {
+        "row_id": decision["row_id"],
+        "split": split,
+        "cleaner": f"{placed.key}@{version}",
+        "settings": settings,
+        "action": action,
+        "reason": decision["reason"],
+        "score": decision["score"],
+        "threshold": decision["threshold"],
+        "evidence": decision["evidence"],
+        "spans": decision["spans"],
+        "parent": None,
+    }
+
+
+def _child(parent: str, key: str, ordinal: int) -> str:
+    words = f"{parent}/{key}/{ordinal}"
+    return hashlib.blake2b(words.encode(), digest_size=8, key=b"upright-row").hexdigest()
+
+
+def _table_bytes(entries: list[dict[str, Any]]) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    text = pa.string()
+    schema = pa.schema(
+        [
+            ("row_id", text),
+            ("split", text),
+            ("cleaner", text),
+            ("settings", text),
+            ("action", text),
+            ("reason", text),
+            ("score", pa.float64()),
+            ("threshold", pa.float64()),
+            ("evidence", text),
+            ("spans", pa.list_(pa.list_(pa.int32()))),
+            ("parent", text),
+        ]
+    )
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(entries, schema=schema), buffer, compression="zstd")
+    return buffer.getvalue()

@@ -1,0 +1,51 @@
+"""Predictions of a split: the forward pass that training uses, in eval mode."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from upright.engine.batches import batches
+from upright.objects import Predictions
+
+if TYPE_CHECKING:
+    from upright.run import Run
+
+
+def predict(run: Run, split: str) -> Predictions:
+    """What the model, thresholds included, decides for every row of ``split``, in the split's order."""
+    import pyarrow as pa
+
+    rows = run.data[split]
+    modes = {module: module.training for module in run.model.modules()}
+    run.model.eval()
+    order: list[int] = []
+    columns: dict[str, list[Any]] = {}
+    with torch.no_grad():
+        for batch in batches(run, range(len(rows)), split, 2 * run.config.train.micro_batch_size):
+            predicted = run.task.predict(batch, run.forward(batch), run)
+            order += batch.rows.tolist()
+            for name, values in predicted.items():
+                columns.setdefault(name, []).extend(values)
+    for module, training in modes.items():
+        module.training = training
+    place = sorted(range(len(order)), key=order.__getitem__)
+    arrays: dict[str, Any] = {
+        "row_id": pa.array(rows["row_id"][:], pa.string()),
+        "unit": pa.array(rows["unit"][:], pa.int64()),
+    }
+    for name, values in columns.items():
+        arrays[name] = _narrow(pa.array([values[n] for n in place]), name)
+    for column in run.config.data.sensitive:
+        arrays[f"group/{column}"] = pa.array(rows[column][:], pa.string())
+    return Predictions(split, run.config.model.task, run.labels, pa.table(arrays))
+
+
+def _narrow(array: Any, name: str) -> Any:
+    """Class numbers and token counts as int32, as `Predictions` says."""
+    import pyarrow as pa
+
+    if name in ("label", "decision", "tokens"):
+        return array.cast(pa.list_(pa.int32()) if pa.types.is_list(array.type) else pa.int32())
+    return array

@@ -1,0 +1,207 @@
+"""One run from its first moment to the end of training, in core's order; `finish` does the rest."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+
+from upright.calls import Calls
+from upright.config import resolved
+from upright.engine import probe
+from upright.engine.base import head_parameters
+from upright.engine.batches import encode
+from upright.engine.checkpoint import newest
+from upright.engine.cleaning import clean
+from upright.engine.core_answers import CoreAnswers
+from upright.engine.data import load_data
+from upright.engine.finish import finish, save_cleaned
+from upright.engine.loop import count_updates, train
+from upright.engine.plan import describe
+from upright.engine.tasks import get
+from upright.engine.telling import stage, write_json
+from upright.errors import ConfigError, UprightError
+from upright.evidence.events import Events
+from upright.evidence.files import write_atomic
+from upright.evidence.lock import make_lock
+from upright.evidence.status import write_status
+from upright.run import Run
+
+if TYPE_CHECKING:
+    from upright.stack import Stack
+
+Listen = Callable[[dict[str, Any]], None]
+
+
+def execute(stack: Stack, *, resume: Path | None = None, listen: Listen | None = None) -> Run:
+    """Run a stack in a new folder, or go on in ``resume``; return the run, whose ``exit_code`` is 0, 1 or 4.
+
+    Raises what stopped it, after ``status.json`` says so.
+    """
+    folder = _resumed(stack, resume) if resume else _new_folder(stack)
+    with _told(folder):
+        run = prepare_run(stack, folder, listen, resume=resume is not None)
+        if stack.cleans_only:
+            write_json(folder / "lock.json", make_lock(run))
+            save_cleaned(run)
+        else:
+            _train(run, resume is not None)
+        finish(run)
+    return run
+
+
+def prepare_run(stack: Stack, folder: Path, listen: Listen | None = None, *, resume: bool = False) -> Run:
+    """A run up to its first update: data cleaned, model loaded, prompts rendered, model tuned; no optimizer yet.
+
+    Errors: `ConfigError` for the stack or its data, `UprightError` for a step that does not keep the contract.
+    """
+    steps = [placed.step for placed in stack.steps]
+    run = Run(stack, folder, Calls(steps, CoreAnswers()), Events(folder / "events.jsonl", listen))
+    run.task = get(stack.settings.model.task)
+    stage(run, "clean")
+    load_data(run)
+    clean(run)
+    if stack.cleans_only:
+        return run
+    run.labels = run.task.read_labels(run)
+    state = newest(folder) if resume else None
+    run.restored = state["kept"] if state else {}
+    stage(run, "model")
+    torch.manual_seed(run.seed)
+    run.model = run.calls.model(run).to(run.device)
+    run.base_parameters = frozenset(id(parameter) for parameter in run.model.parameters())
+    run.model.requires_grad_(False)
+    stage(run, "prompt")
+    run.calls.prepare(run)
+    for split in run.data:
+        encode(run, split)
+    if stack.trains:
+        _tune(run)
+    run.model.eval()
+    return run
+
+
+def _tune(run: Run) -> None:
+    stage(run, "tune")
+    run.updates = count_updates(run)
+    torch.manual_seed(run.seed)
+    run.model = run.calls.tune(run.model, run)
+    for _, parameter in head_parameters(run.model):
+        parameter.requires_grad_(True)
+    run.modules = {key: module.to(run.device) for key, module in run.calls.modules(run).items()}
+
+
+def _train(run: Run, resume: bool) -> None:
+    """Probe, train, check; write lock.json, plan.json and evidence/training.json."""
+    training: dict[str, Any] = {"curve": [], "checks": [], "stopped": None}
+    checks = probe.probe(run) if run.stack.trains else []
+    write_json(run.folder / "lock.json", make_lock(run))
+    write_json(run.folder / "plan.json", describe(run))
+    if run.stack.trains:
+        run.optimizer = run.calls.optimizer(run)
+        before = probe.fingerprints(run)
+        stage(run, "train")
+        started = time.perf_counter()
+        progress = train(run, resume)
+        checks += probe.moved(run, before)
+        training = {
+            "curve": progress.curve,
+            "checks": [check.to_json() for check in checks],
+            "stopped": progress.stopped,
+            "best_update": progress.best_update,
+            "updates": run.update,
+            "seconds": round(time.perf_counter() - started, 3),
+            "withheld": ["train loss", "batch sizes", "gradient norms"] if run.private else [],
+        }
+        stage(run, "finalize")
+        run.model = run.calls.finalize(run.model, run).eval()
+    write_json(run.folder / "evidence" / "training.json", training)
+    for check in checks:
+        if check.status == "failed":
+            raise UprightError(f"after training: {check.check}: {check.detail}; the run's figures are not reported")
+
+
+def _new_folder(stack: Stack) -> Path:
+    """``<output>/<name>/<time>-<hash>``, made now and never there before; ``latest`` points at it."""
+    text = yaml.safe_dump(resolved(stack), sort_keys=False, allow_unicode=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    parent = Path(stack.settings.output) / stack.settings.name
+    stamp = time.strftime("%Y%m%dT%H%M%S")
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = next(
+            path
+            for n in range(1, 10_000)
+            if _made(path := parent / (f"{stamp}-{digest}" if n == 1 else f"{stamp}-{digest}-{n}"))
+        )
+        pointer = parent / f".latest-{os.getpid()}"
+        pointer.symlink_to(folder.name)
+        pointer.replace(parent / "latest")
+    except OSError as error:
+        raise ConfigError(
+            f"{stack.where('output')}  output: cannot write to {parent} ({error.strerror}); choose a folder that you "
+            "may write to"
+        ) from error
+    source = Path(stack.source)
+    given = source.read_text(encoding="utf-8") if source.is_file() else text
+    write_atomic(folder / "stack.yaml", given)
+    write_atomic(folder / "stack.resolved.yaml", text)
+    return folder
+
+
+def _made(folder: Path) -> bool:
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
+
+
+def _resumed(stack: Stack, folder: Path) -> Path:
+    """The folder to go on in. Raises ConfigError where it is finished or holds another stack's run."""
+    from upright.evidence.status import read_status
+
+    recorded = folder / "stack.resolved.yaml"
+    if not recorded.is_file():
+        raise ConfigError(f"{folder}: is no run folder (it has no stack.resolved.yaml); name one of a run")
+    state = read_status(folder)
+    if state.get("state") in ("done", "gate-failed"):
+        raise ConfigError(f"{folder}: this run is finished; leave --resume away to make a new run")
+    if yaml.safe_load(recorded.read_text(encoding="utf-8")) != yaml.safe_load(yaml.safe_dump(resolved(stack))):
+        raise ConfigError(f"{folder}: was run with other settings than {stack.source}; resume with the same stack")
+    return folder
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Whatever happens, ``status.json`` tells the truth about it."""
+    write_status(folder, "running", stage="start")
+    try:
+        yield
+    except KeyboardInterrupt:
+        write_status(folder, "interrupted", exit_code=130, error="interrupted; go on with `upright run --resume`")
+        raise
+    except BaseException as error:
+        code = error.exit_code if isinstance(error, UprightError) else 1
+        _record_failure(folder, error, code)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise UprightError(f"{folder}: no space left on the disk; free some and go on with --resume") from error
+        raise
+
+
+def _record_failure(folder: Path, error: BaseException, code: int) -> None:
+    try:
+        write_status(folder, "failed", exit_code=code, error=str(error) or type(error).__name__)
+        write_atomic(folder / "error.txt", "".join(traceback.format_exception(error)))
+    except (OSError, UprightError):
+        # On a full disk the status stays "running", which `read_status` tells apart by the process that is gone.
+        return

@@ -1,0 +1,96 @@
+"""model/: one flat folder that transformers loads offline, adapter and trained head included, without us."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from upright.engine.base import unwrapped
+from upright.engine.heads import MeanPooling
+from upright.evidence.files import replace_folder
+
+if TYPE_CHECKING:
+    from upright.run import Run
+
+MEAN_POOLING_LOADER = """\
+from safetensors.torch import load_file
+from torch.nn.functional import normalize
+from transformers import AutoModel, AutoTokenizer
+
+tokenizer, encoder = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+head = load_file(f"{folder}/head.safetensors")
+
+def logits(texts):
+    batch = tokenizer(texts, padding=True, truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
+    mask = batch["attention_mask"].unsqueeze(-1)
+    mean = (encoder(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)
+    return normalize(mean, dim=-1) * mean.shape[-1] ** 0.5 @ head["weight"].T + head["bias"]
+"""
+"""For the model card: ``folder`` is model/; ``logits(texts)`` gives ``[N, K]``."""
+
+AUTO_LOADER = """\
+from transformers import AUTO, AutoTokenizer
+
+tokenizer, model = AutoTokenizer.from_pretrained(folder), AUTO.from_pretrained(folder).eval()
+"""
+
+AUTO = {
+    "text-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "text-generation": "AutoModelForCausalLM",
+}
+
+
+def export_model(run: Run) -> None:
+    """Write <run>/model/: config, safetensors, adapter where there is one, tokenizer; helpers of ``modules`` never."""
+    with replace_folder(run.folder / "model") as folder:
+        run.tokenizer.save_pretrained(folder)
+        if hasattr(run.model, "peft_config"):
+            _save_adapted(run.model, folder)
+        else:
+            _save_plain(run.model, folder)
+
+
+def how_to_load(run: Run) -> str:
+    """The lines that load model/ with transformers alone."""
+    if isinstance(unwrapped(run.model), MeanPooling):
+        return MEAN_POOLING_LOADER.replace("MAX_LENGTH", str(run.max_length))
+    return AUTO_LOADER.replace("AUTO,", f"{AUTO[run.config.model.task]},").replace(
+        "AUTO.", f"{AUTO[run.config.model.task]}."
+    )
+
+
+def _save_plain(model: Any, folder: Path) -> None:
+    if isinstance(model, MeanPooling):
+        from safetensors.torch import save_file
+
+        head = {name: tensor.detach().cpu().contiguous() for name, tensor in model.classifier.state_dict().items()}
+        model.encoder.save_pretrained(folder)
+        save_file(head, folder / "head.safetensors")
+    else:
+        model.save_pretrained(folder)
+
+
+def _save_adapted(model: Any, folder: Path) -> None:
+    """The base with the trained head, and the adapter beside it: transformers puts the two together again."""
+    import json
+
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    inner = unwrapped(model)
+    state = {name: t.detach().cpu().contiguous() for name, t in get_peft_model_state_dict(model).items()}
+    if isinstance(inner, MeanPooling):
+        prefix = "base_model.model.encoder."
+        state = {
+            f"base_model.model.{name.removeprefix(prefix)}": t for name, t in state.items() if name.startswith(prefix)
+        }
+    name = model.active_adapter
+    config = model.peft_config[name].to_dict()
+    config = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+    config["base_model_name_or_path"] = None
+    config["inference_mode"] = True
+    _save_plain(copy.deepcopy(model).unload(), folder)
+    save_file(state, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, default=str) + "\n")

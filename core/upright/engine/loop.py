@@ -1,0 +1,144 @@
+"""The training loop: the only one."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.optim.lr_scheduler import LRScheduler
+
+from upright.engine.checkpoint import Progress, load_best, load_weights, newest, save_best, save_checkpoint
+from upright.engine.evaluate import predict
+from upright.engine.optimizer import make_schedule, trainable
+from upright.errors import UprightError
+from upright.evidence.metrics import measure
+
+if TYPE_CHECKING:
+    from upright.objects import Metric
+    from upright.run import Run
+
+LINES = 500
+"""How many ``update`` events a run writes at the most."""
+
+
+def count_updates(run: Run) -> int:
+    """How many updates the run will have: ``max_steps``, else epochs times batches per epoch."""
+    config = run.config.train
+    if config.max_steps is not None:
+        return config.max_steps
+    return max(1, math.ceil(config.epochs * math.ceil(len(run.data["train"]) / config.batch_size)))
+
+
+def train(run: Run, resume: bool = False) -> Progress:
+    """Train until ``run.updates``, a `Stop`, or an error; leave the preferred iterate in ``run.model``.
+
+    Raises UprightError at the first non-finite gradient: weights are those before it, the last checkpoint is whole.
+    """
+    schedule = make_schedule(run)
+    progress = Progress()
+    state = newest(run.folder) if resume else None
+    if state is not None:
+        progress = _restore(run, schedule, state)
+    run.model.train()
+    run.optimizer.zero_grad(set_to_none=True)
+    run.calls.watch("started", run)
+    parameters = [parameter for _, parameter in trainable(run)]
+    every = max(1, run.updates // LINES)
+    while run.update < run.updates and progress.stopped is None:
+        _update(run, schedule, parameters)
+        stop = run.calls.watch("updated", run)
+        run.optimizer.zero_grad(set_to_none=True)
+        progress.stopped = stop.reason if stop else None
+        if run.update % every == 0 or run.update == run.updates:
+            _tell(run, schedule, progress)
+        evaluated = _evaluation_due(run) or (progress.stopped is not None and "validation" in run.data)
+        if evaluated:
+            _evaluate(run, progress)
+        if _checkpoint_due(run, evaluated):
+            save_checkpoint(run, schedule, progress)
+    if run.config.train.load_best_model_at_end and progress.best_update not in (None, run.update):
+        load_best(run, progress.best_update)  # type: ignore[arg-type]  # None is excluded a line above
+    run.calls.watch("trained", run)
+    run.model.eval()
+    return progress
+
+
+def _update(run: Run, schedule: LRScheduler, parameters: list[torch.nn.Parameter]) -> None:
+    # Dropout draws from torch's global stream; keyed on the update, it is the same after a resume.
+    digest = hashlib.blake2b(f"{run.seed}/dropout/{run.update}".encode(), digest_size=8).digest()
+    torch.manual_seed(int.from_bytes(digest, "big") >> 1)
+    run.groups = run.calls.gradients(run.calls.sample(run.update, run), run)
+    penalty = run.calls.penalty(run.model, run)
+    if penalty is not None:
+        penalty.backward()  # type: ignore[no-untyped-call]
+    limit = run.config.train.max_grad_norm
+    norm = torch.nn.utils.clip_grad_norm_(parameters, limit if limit is not None else math.inf)
+    if not torch.isfinite(norm):
+        raise UprightError(
+            f"update {run.update + 1}: the loss or its gradient is not finite; lower train.learning_rate or use "
+            "train.precision: fp32 (the weights before this update are in the last checkpoint)"
+        )
+    run.optimizer.step()
+    schedule.step()
+    run.update += 1
+
+
+def _tell(run: Run, schedule: LRScheduler, progress: Progress) -> None:
+    told: dict[str, Any] = {"update": run.update, "updates": run.updates, "learning_rate": schedule.get_last_lr()[0]}
+    if run.train_loss is not None and not run.private:
+        told["train_loss"] = run.train_loss.item()
+    progress.curve.append({**told, "validation": None})
+    run.emit("update", **told)
+
+
+def _evaluation_due(run: Run) -> bool:
+    config = run.config.train
+    if "validation" not in run.data or config.eval_strategy == "no":
+        return False
+    if run.update == run.updates:
+        return True
+    every = config.eval_steps
+    if config.eval_strategy == "epoch":
+        every = math.ceil(len(run.data["train"]) / config.batch_size)
+    return run.update % every == 0
+
+
+def _checkpoint_due(run: Run, evaluated: bool) -> bool:
+    every = run.config.train.save_steps
+    return run.update == run.updates or (evaluated if every is None else run.update % every == 0)
+
+
+def _evaluate(run: Run, progress: Progress) -> None:
+    predictions = predict(run, "validation")
+    metrics: dict[str, Metric] = {f"validation/{key}": value for key, value in measure(predictions, run.seed).items()}
+    metrics |= run.calls.measure(predictions, run)
+    run.metrics = metrics
+    run.model.train()
+    score = run.calls.select(metrics, run)
+    if progress.best_score is None or score > progress.best_score:
+        progress.best_score, progress.best_update, progress.without_gain = score, run.update, 0
+        if run.config.train.load_best_model_at_end:
+            save_best(run)
+    else:
+        progress.without_gain += 1
+    shown = {key: metric.value for key, metric in metrics.items() if key.count("/") == 1}
+    progress.curve.append({"update": run.update, "train_loss": None, "validation": shown, "score": score})
+    run.emit("evaluated", update=run.update, score=score, metrics=shown)
+    stop = run.calls.watch("evaluated", run)
+    patience = run.config.train.early_stopping_patience
+    if stop is not None:
+        progress.stopped = stop.reason
+    elif patience is not None and progress.without_gain >= patience:
+        progress.stopped = f"no gain in {patience} evaluations"
+
+
+def _restore(run: Run, schedule: LRScheduler, state: dict[str, Any]) -> Progress:
+    load_weights(run, state["weights"])
+    run.optimizer.load_state_dict(state["optimizer"])
+    schedule.load_state_dict(state["schedule"])
+    run.groups = state["groups"]
+    run.update = state["update"]
+    run.emit("resumed", update=run.update)
+    return Progress(**state["progress"])

@@ -1,0 +1,72 @@
+"""The settings of core's own sections of a stack file."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Task = Literal["text-classification", "token-classification", "text-generation"]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataSettings(_Settings):
+    """Where the rows come from."""
+
+    train: str | None = Field(None, description="jsonl, csv, parquet, txt, a folder of them, or hf:<dataset>[<split>].")
+    validation: str | None = Field(None, description="As train; without it a tenth of train is set aside.")
+    test: str | dict[str, str] | None = Field(None, description="One test split, or a mapping of names to files.")
+    columns: dict[str, str] = Field(default_factory=dict, description="Our column name: the file's column name.")
+    sensitive: list[str] = Field(default_factory=list, description="Columns for auditing; never a model input.")
+    encoding: str = Field("utf-8", description="Encoding of text files.")
+    max_characters: int = Field(1_000_000, ge=1, description="A longer text is an error that names its row.")
+
+
+class ModelSettings(_Settings):
+    """The model that is adapted."""
+
+    base: str = Field("minilm", description="minilm, a folder, a run folder, or a hub id[@revision].")
+    task: Task = Field("text-classification", description="What the model is to do, in Hugging Face's words.")
+    max_length: int | None = Field(None, ge=2, description="Tokens per row; default: the base's own window.")
+
+
+class TrainSettings(_Settings):
+    """The loop. Names and meanings are those of transformers.TrainingArguments."""
+
+    epochs: float = Field(3.0, gt=0, description="Passes over the training rows.")
+    max_steps: int | None = Field(None, ge=1, description="Number of updates; overrides epochs.")
+    batch_size: int = Field(32, ge=1, description="Rows (privacy units) per update.")
+    micro_batch_size: int = Field(32, ge=1, description="Rows per forward pass; changes memory, not results.")
+    learning_rate: float | Literal["auto"] = Field(
+        "auto", description="auto: 5e-5 when the base's own weights are trained, 1e-3 when only added ones are."
+    )
+    head_learning_rate: float | Literal["auto"] = Field("auto", description="Learning rate of the head; auto: 1e-3.")
+    optimizer: Literal["adamw", "sgd", "adafactor"] = Field("adamw", description="The optimizer.")
+    weight_decay: float = Field(0.01, ge=0, description="Decoupled weight decay; never on biases and norms.")
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"] = (
+        Field("linear", description="Schedule of the learning rate.")
+    )
+    warmup_ratio: float = Field(0.1, ge=0, le=1, description="Share of the updates over which the rate rises.")
+    max_grad_norm: float | None = Field(1.0, gt=0, description="Norm to which the whole gradient is clipped.")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU that has it.")
+    eval_strategy: Literal["epoch", "steps", "no"] = Field("epoch", description="When validation is evaluated.")
+    eval_steps: int = Field(100, ge=1, description="Updates between evaluations with eval_strategy: steps.")
+    load_best_model_at_end: bool = Field(True, description="Keep the iterate that `select` prefers.")
+    early_stopping_patience: int | None = Field(None, ge=1, description="Stop after so many evaluations without gain.")
+    save_steps: int | None = Field(None, ge=1, description="Updates between checkpoints; default: each evaluation.")
+    save_total_limit: int = Field(2, ge=1, description="Checkpoints kept; older ones are removed.")
+    steps: list[dict[str, Any]] = Field(default_factory=list, description="Training-time steps, each with `use`.")
+
+
+class Settings(_Settings):
+    """Core's part of a stack file; every other top-level key is a section of steps."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Names the run's folder.")
+    seed: int = Field(0, ge=0, description="Every random choice of a non-private run follows from it.")
+    data: DataSettings = Field(default_factory=DataSettings, description="Where the rows come from.")
+    model: ModelSettings = Field(default_factory=ModelSettings, description="The model that is adapted.")
+    train: TrainSettings = Field(default_factory=TrainSettings, description="The loop.")
+    output: str = Field("runs", description="Folder under which <name>/<time>-<hash>/ is made.")

@@ -1,0 +1,205 @@
+"""A stack: the steps that a file names, in the file's order, checked before anything heavy is imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from upright import hooks
+from upright.errors import ConfigError
+from upright.settings import Settings
+from upright.step import Capability, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from upright.catalog import Entry
+    from upright.run import Run
+
+SECTIONS = ("clean", "model", "prompt", "tune", "train", "fairness", "privacy", "explain")
+"""Core's order of sections; sections that other dists bring follow in alphabetical order."""
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """A step where the stack put it; ``where`` is ``file:line:col``."""
+
+    section: str
+    use: str
+    key: str
+    step: Step
+    where: str
+    entry: Entry | None = None
+
+    def __str__(self) -> str:
+        return f"{self.section}.{self.key}"
+
+
+@dataclass
+class Stack:
+    """Settings of core and the placed steps. Make one with `Stack.load`.
+
+    ``where(path)`` gives ``file:line:col`` of a key path such as ``("data", "train")``.
+    """
+
+    settings: Settings
+    steps: list[Placed]
+    root: Path
+    source: str
+    raw: dict[str, Any]
+    marks: dict[tuple[str | int, ...], str] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Stack:
+        """Read a stack file (or a mapping of the same shape), apply ``a.b=v`` overrides and check it.
+
+        Errors: `ConfigError` with one sentence per problem, `PluginError` for a step that cannot be had.
+        """
+        from upright.config import load
+
+        stack = load(source, overrides)
+        stack.check()
+        return stack
+
+    def where(self, *path: str | int) -> str:
+        """``file:line:col`` of a key, or of the nearest key above it that the file holds."""
+        for end in range(len(path), -1, -1):
+            if path[:end] in self.marks:
+                return self.marks[path[:end]]
+        return self.source
+
+    def find(self, step: object) -> Placed | None:
+        """Where a step stands; None for core's own."""
+        return next((placed for placed in self.steps if placed.step is step), None)
+
+    def placed(self, step: Step) -> Placed:
+        """Where a step stands. Raises LookupError for a step of another stack."""
+        found = self.find(step)
+        if found is None:
+            raise LookupError(f"{type(step).__name__} is not a step of this stack")
+        return found
+
+    def answering(self, hook: str) -> list[Placed]:
+        """The steps that answer a hook, in order."""
+        return [placed for placed in self.steps if answers(placed.step, hook)]
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained: a step answers ``tune``."""
+        return bool(self.answering("tune"))
+
+    @property
+    def private(self) -> bool:
+        """Whether a step withholds figures about single training records."""
+        return any(Capability.OPEN_TRAINING in placed.step.breaks for placed in self.steps)
+
+    @property
+    def cleans_only(self) -> bool:
+        """Whether the stack ends after cleaning: no model section and nothing but cleaning steps."""
+        return bool(self.steps) and "model" not in self.raw and all(_only_cleans(p.step) for p in self.steps)
+
+    def check(self) -> None:
+        """Refuse what cannot be run, one sentence per problem, naming both sides and their lines."""
+        problems = [*self._keys(), *self._conflicts(), *self._capabilities(), *self._data()]
+        if problems:
+            raise ConfigError(problems)
+
+    def run(self, *, resume: Path | None = None) -> Run:
+        """Run the stack; return the finished run. Errors: see `upright.errors`."""
+        from upright.engine.execute import execute
+
+        return execute(self, resume=resume)
+
+    def plan(self) -> dict[str, Any]:
+        """What a run would do: rows, parameters, updates, privacy, memory and time; trains nothing."""
+        from upright.engine.plan import plan
+
+        return plan(self)
+
+    # --- the checks -------------------------------------------------------------------------------------------------
+
+    def _keys(self) -> list[str]:
+        seen: dict[str, Placed] = {}
+        problems = []
+        for placed in self.steps:
+            if placed.key in seen:
+                problems.append(
+                    f"{placed.where}  {placed.section}: two steps are called {placed.key!r} "
+                    f"(the other at {seen[placed.key].where}); give one of them a `name:`"
+                )
+            seen[placed.key] = placed
+        return problems
+
+    def _conflicts(self) -> list[str]:
+        problems = []
+        for name, rule in hooks.HOOKS.items():
+            who = self.answering(name) if rule == "first" else []
+            if len(who) > 1:
+                one, other = who[:2]
+                problems.append(
+                    f"{other.where}  {other} and {one} ({one.where}) both answer `{name}`, which only one step can: "
+                    "remove one of them"
+                )
+        return problems
+
+    def _capabilities(self) -> list[str]:
+        task = self.settings.model.task
+        problems = []
+        for needing in self.steps:
+            for capability in sorted(needing.step.needs):
+                for breaking in self.steps:
+                    if capability in breaking.step.breaks:
+                        problems.append(
+                            f"{needing.where}  {needing} cannot run with {breaking} ({breaking.where}): {needing} "
+                            f'needs "{capability}", which {breaking} breaks; remove one of them'
+                        )
+            if Capability.TRAINING in needing.step.needs and not self.trains:
+                problems.append(
+                    f"{needing.where}  {needing} acts during training, but no step trains: add a `tune:` section "
+                    f"or remove {needing}"
+                )
+            if Capability.CLASS_SCORES in needing.step.needs and task == "text-generation":
+                problems.append(
+                    f"{needing.where}  {needing} needs class scores, which model.task: {task} does not give "
+                    f"({self.where('model', 'task')}); choose a classification task or remove {needing}"
+                )
+            if needing.step.tasks is not None and task not in needing.step.tasks and not self.cleans_only:
+                problems.append(
+                    f"{needing.where}  {needing} serves {', '.join(sorted(needing.step.tasks))}, not "
+                    f"model.task: {task} ({self.where('model', 'task')})"
+                )
+        if "train" in self.raw and not self.trains:
+            problems.append(
+                f"{self.where('train')}  train: holds settings, but no step trains: add a `tune:` section or remove it"
+            )
+        return problems
+
+    def _data(self) -> list[str]:
+        data, problems = self.settings.data, []
+        for column in data.sensitive:
+            ours = next((name for name, theirs in data.columns.items() if theirs == column), None)
+            ours = ours or (column if column in INPUT_COLUMNS and column not in data.columns else None)
+            if ours:
+                problems.append(
+                    f"{self.where('data', 'sensitive')}  data.sensitive: {column!r} is also the column that "
+                    f"`{ours}` is read from ({self.where('data', 'columns', ours)}); a sensitive column is for "
+                    "auditing and never a model input or label: remove one of the two"
+                )
+        needs_train = self.trains or self.cleans_only
+        if not (data.train or data.validation or data.test) or (needs_train and not data.train):
+            problems.append(f"{self.where('data')}  data.train: no file is named; say where the rows are")
+        return problems
+
+
+INPUT_COLUMNS = frozenset({"text", "text_pair", "label", "labels", "tokens", "prompt", "completion"})
+
+
+def answers(step: object, hook: str) -> bool:
+    """Whether a step has a method of that name marked ``@hook`` that is no wrapper."""
+    mark = getattr(getattr(type(step), hook, None), "upright_impl", None)
+    return mark is not None and not (mark.get("wrapper") or mark.get("hookwrapper"))
+
+
+def _only_cleans(step: Step) -> bool:
+    return all(name in ("clean", "report", "save") for name in hooks.HOOKS if answers(step, name))

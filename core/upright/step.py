@@ -1,0 +1,62 @@
+"""CONTRACT. A step: one configured method."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, ClassVar
+
+import pluggy
+from pydantic import BaseModel, ConfigDict
+
+hook = pluggy.HookimplMarker("upright")
+"""Marks a method of a step as the answer to the hook of the same name.
+
+``@hook`` answers; ``@hook(wrapper=True)`` marks a generator that surrounds the combined answer.
+"""
+
+
+class Capability(StrEnum):
+    """What a run can offer. A step lists what it ``needs`` and what it ``breaks``.
+
+    A stack in which one step breaks what another needs is refused before anything is loaded.
+    """
+
+    TRAINING = "parameters are trained"
+    INDEPENDENT_RECORDS = "each record's loss depends on that record alone"
+    OPEN_TRAINING = "figures about single training records may be published"
+    CLASS_SCORES = "every prediction has one score per class"
+    INPUT_GRADIENTS = "scores can be differentiated by the input embeddings"
+
+
+class Step(BaseModel):
+    """One configured method: fields are its settings, ``@hook`` methods its behaviour, the docstring its help.
+
+    Class variables say what it goes with, so that a stack is checked without importing anything heavy:
+
+    * ``needs`` / ``breaks``: capabilities of the run (see `Capability`).
+    * ``tasks``: the tasks it serves; ``None`` for every task.
+    * ``reads_private``: a hook looks at training records outside the differentially private release;
+      a private run then says so beside its epsilon.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    needs: ClassVar[frozenset[Capability]] = frozenset()
+    breaks: ClassVar[frozenset[Capability]] = frozenset()
+    tasks: ClassVar[frozenset[str] | None] = None
+    reads_private: ClassVar[bool] = False
+
+    # pluggy compares plugins with ``==``; two steps with equal settings are still two steps.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        from upright.hooks import HOOKS
+
+        super().__pydantic_init_subclass__(**kwargs)
+        reserved = {"use", "name"}
+        for field in cls.model_fields:
+            if field in HOOKS or field in reserved:
+                what = "a hook" if field in HOOKS else "a key of every stack entry"
+                raise TypeError(f"{cls.__name__}.{field}: a setting must not bear the name of {what}; rename it")

@@ -1,0 +1,1 @@
+"""Tuning methods for Upright, one file each."""
