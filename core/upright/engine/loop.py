@@ -43,7 +43,8 @@ def train(run: Run, resume: bool = False) -> Progress:
         progress = _restore(run, schedule, state)
     run.model.train()
     run.optimizer.zero_grad(set_to_none=True)
-    run.calls.watch("started", run)
+    stop = run.calls.watch("started", run)
+    progress.stopped = stop.reason if stop else None
     parameters = [parameter for _, parameter in trainable(run)]
     every = max(1, run.updates // LINES)
     while run.update < run.updates and progress.stopped is None:

@@ -1,0 +1,1 @@
+"""Fairness constraints and audits for Upright, one file each."""

@@ -1,0 +1,186 @@
+"""Equalized odds during training, by a Lagrangian on released group counts (Cotter et al., 2019, arXiv:1809.04198).
+
+Reads sums over the update alone (`run.groups`), so it couples no two records and runs under differential privacy. The
+multiplier is linear, the dual follows hard rates and is damped, the primal is smooth, the counts are averaged over
+updates: a squared penalty on a batch's noisy gaps would be biased by their variance and collapse utility.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from upright import Batch, Capability, Output, Predictions, Run, Section, Step, hook
+from upright.errors import ConfigError
+
+FLOOR = 0.01
+"""Smallest share of rows that a cell is taken to have: noisy or empty cells must not blow a coefficient up."""
+
+
+class EqualizedOdds(Step):
+    """Pull each group's true and false positive rates towards the common ones while training."""
+
+    needs = frozenset({Capability.TRAINING, Capability.CLASS_SCORES})
+    tasks = frozenset({"text-classification"})
+
+    groups: list[str] = Field(min_length=1, description="Sensitive columns whose groups shall have equal rates.")
+    positive: str | None = Field(None, description="The class whose rates are meant; needed with more than two classes.")
+    max_gap: float = Field(0.02, ge=0, le=1, description="Distance to the common rate that is left alone.")
+    dual_learning_rate: float = Field(0.1, gt=0, description="How fast multipliers follow a violated rate.")
+    damping: float = Field(0.01, ge=0, lt=1, description="Share of every multiplier that is forgotten at an update.")
+    momentum: float = Field(0.95, ge=0, lt=1, description="Memory of the averaged counts.")
+    max_multiplier: float = Field(2.0, gt=0, description="Bound on every multiplier.")
+    refit_threshold: bool = Field(
+        True, description="Choose one threshold for all groups on validation (two classes); settings above are its bound."
+    )
+
+    @hook
+    def prepare(self, run: Run) -> None:
+        where = f"{run.stack.placed(self).where}  fairness.{run.key(self)}"
+        for column in self.groups:
+            if column not in run.config.data.sensitive:
+                raise ConfigError(
+                    f"{where}.groups: {column!r} is not in data.sensitive "
+                    f"({run.stack.where('data', 'sensitive')}); add it there"
+                )
+        if self.positive is not None and self.positive not in run.labels:
+            raise ConfigError(f"{where}.positive: {self.positive!r} is no class; there are {', '.join(run.labels)}")
+        if self.positive is None and len(run.labels) != 2:
+            raise ConfigError(f"{where}.positive: there are {len(run.labels)} classes; say whose rates are meant")
+
+    @hook
+    def statistics(self, batch: Batch, output: Output, run: Run) -> dict[str, Any]:
+        """Each row's cells (true class x group) and whether it was decided positive in them; norm at most 1."""
+        import torch
+
+        decided = (output.logits.argmax(-1) == self._positive(run)).float().unsqueeze(1)
+        cells = self._cells(batch, run)
+        scale = (2 * len(self.groups)) ** -0.5
+        return {"cells": torch.cat([cells, cells * decided], dim=1) * scale}
+
+    @hook
+    def loss(self, batch: Batch, output: Output, run: Run) -> Any:
+        """The row's coefficient times its probability of the positive class: linear in what the dual has chosen."""
+        import torch
+
+        score = torch.softmax(output.logits.float(), dim=-1)[:, self._positive(run)]
+        return (self._cells(batch, run) * self._kept(run, "coefficients")).sum(1) * score
+
+    @hook
+    def watch(self, moment: str, run: Run) -> None:
+        if moment != "updated" or run.key(self) not in run.groups:
+            return
+        import torch
+
+        with torch.no_grad():
+            scale = (2 * len(self.groups)) ** 0.5
+            counts = self._kept(run, "counts")
+            counts.mul_(self.momentum).add_((1 - self.momentum) * scale * run.groups[run.key(self)]["cells"])
+            rows, hits = counts.clamp(min=0).chunk(2)
+            multipliers, coefficients = self._kept(run, "multipliers"), self._kept(run, "coefficients")
+            for part in self._parts(run):
+                self._step(rows[part], hits[part], multipliers[part], coefficients[part])
+
+    def _step(self, rows: Any, hits: Any, multipliers: Any, coefficients: Any) -> None:
+        """One dual update of the cells of one true class of one column; changes the last two in place."""
+        import torch
+
+        total = rows.sum().clamp(min=1e-6)
+        rates = hits / rows.clamp(min=FLOOR * float(total))
+        excess = rates - hits.sum() / total
+        excess = torch.sign(excess) * (excess.abs() - self.max_gap).clamp(min=0)
+        multipliers.mul_(1 - self.damping).add_(self.dual_learning_rate * excess)
+        multipliers.clamp_(-self.max_multiplier, self.max_multiplier)
+        # d/d score of sum_g multiplier_g (rate_g - common rate), per row of the true class
+        share = (rows / total).clamp(min=FLOOR)
+        coefficients.copy_(multipliers / share - multipliers.sum())
+
+    @hook
+    def calibrate(self, predictions: Predictions, run: Run) -> None:
+        if self.refit_threshold and len(run.labels) == 2:
+            from upright_fairness.threshold import choose
+
+            columns = [predictions.groups(column) for column in self.groups]
+            positive = self._positive(run)
+            scores, truth = predictions.numpy("scores")[:, positive], predictions.numpy("label") == positive
+            chosen = choose(scores, truth, columns, 2 * self.max_gap)
+            run.keep(self, "threshold", dict)["threshold"] = chosen
+
+    @hook
+    def decide(self, scores: Any, run: Run) -> Any:
+        import torch
+
+        threshold = run.keep(self, "threshold", dict).get("threshold")
+        if threshold is None:
+            return scores
+        positive = scores[:, self._positive(run)] - threshold + 0.5
+        both = [1 - positive, positive] if self._positive(run) == 1 else [positive, 1 - positive]
+        return torch.stack(both, dim=1)
+
+    @hook
+    def report(self, run: Run) -> Section:
+        from upright.objects import Table, Text
+
+        multipliers = self._kept(run, "multipliers").tolist()
+        rows = [(*names, value) for names, value in zip(self._names(run), multipliers, strict=True)]
+        threshold = run.keep(self, "threshold", dict).get("threshold")
+        return Section(
+            "Equalized odds in training",
+            [
+                Text("A positive multiplier lowers the group's rate of positive decisions, a negative one raises it."),
+                Table(["true class", "group", "multiplier"], rows),
+                Text(
+                    "No threshold was refitted."
+                    if threshold is None
+                    else f"One threshold for all groups, chosen on validation: {threshold:.3f}."
+                ),
+            ],
+        )
+
+    # --- cells ------------------------------------------------------------------------------------------------------
+
+    def _positive(self, run: Run) -> int:
+        return run.labels.index(self.positive) if self.positive is not None else 1
+
+    def _kept(self, run: Run, name: str) -> Any:
+        import torch
+
+        width = sum(2 * len(run.group_values[column]) for column in self.groups)
+        width = 2 * width if name == "counts" else width
+        return run.keep(self, name, lambda: torch.zeros(width, device=run.device))
+
+    def _cells(self, batch: Batch, run: Run) -> Any:
+        """One-hot cells of each row, ``[R, C]``: for each column, group within negatives, then within positives.
+
+        A row whose group is missing is in no cell of that column.
+        """
+        import torch
+
+        positive = (batch.labels == self._positive(run)).long()
+        parts = []
+        for column in self.groups:
+            size = len(run.group_values[column])
+            group = batch.groups[column]
+            place = positive * size + group.clamp(min=0)
+            one_hot = (place.unsqueeze(1) == torch.arange(2 * size, device=place.device)).float()
+            parts.append(one_hot * (group >= 0).float().unsqueeze(1))
+        return torch.cat(parts, dim=1)
+
+    def _parts(self, run: Run) -> list[slice]:
+        """The cells of one true class of one column."""
+        parts, start = [], 0
+        for column in self.groups:
+            size = len(run.group_values[column])
+            for _ in range(2):
+                parts.append(slice(start, start + size))
+                start += size
+        return parts
+
+    def _names(self, run: Run) -> list[tuple[str, str]]:
+        return [
+            (truth, f"{column} {value}")
+            for column in self.groups
+            for truth in ("negative", "positive")
+            for value in run.group_values[column]
+        ]

@@ -1,0 +1,50 @@
+"""Epsilon of Poisson-sampled Gaussian releases, by opacus's accountants."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Literal
+
+Accountant = Literal["prv", "rdp"]
+
+
+def combined(gradient: float, statistics: float | None) -> float:
+    """The noise multiplier of both releases of one draw together.
+
+    Releases of one Poisson draw compose before subsampling: sigma_eff = (sum of sigma_i^-2)^(-1/2), the Gaussian
+    mechanism on the concatenated, separately scaled vector. Two separate entries would under-report.
+    """
+    if statistics is None:
+        return gradient
+    return float((gradient**-2 + statistics**-2) ** -0.5)
+
+
+def epsilon(draws: Iterable[tuple[float, float]], delta: float, accountant: Accountant = "prv") -> float:
+    """Epsilon at ``delta`` of draws ``(noise multiplier, sampling rate)``, one each; 0 for none.
+
+    PRV: Gopi, Lee and Wutschitz (2021, arXiv:2106.02848), the upper bound. RDP: Mironov, Talwar and Zhang (2019,
+    arXiv:1908.10530).
+    """
+    counts = Counter(draws)
+    if not counts:
+        return 0.0
+    from opacus.accountants import create_accountant
+
+    book = create_accountant(accountant)
+    book.history = [(sigma, rate, count) for (sigma, rate), count in counts.items()]
+    return float(book.get_epsilon(delta=delta))
+
+
+def noise_for(target: float, delta: float, rate: float, draws: int) -> float:
+    """The smallest noise multiplier (within 0.01 of epsilon) whose ``draws`` draws stay within ``target``.
+
+    Raises ValueError where no noise reaches it.
+    """
+    from opacus.accountants.utils import get_noise_multiplier
+
+    return float(
+        get_noise_multiplier(
+            target_epsilon=target, target_delta=delta, sample_rate=rate, steps=draws, accountant="prv"
+        )
+    )
