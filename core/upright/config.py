@@ -65,9 +65,9 @@ def resolved(stack: Stack) -> dict[str, Any]:
         model |= sections.pop("model")[0]
     train["steps"] = sections.pop("train", [])
     found = {**settings, **sections}
-    if "model" in stack.raw:
+    if not stack.cleans_only:
         found["model"] = model
-    if "train" in stack.raw:
+    if stack.trains:
         found["train"] = train
     return {**found, "output": output}
 

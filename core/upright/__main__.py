@@ -1,0 +1,5 @@
+"""``python -m upright``."""
+
+from upright.cli import main
+
+main()

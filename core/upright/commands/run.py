@@ -1,0 +1,41 @@
+"""``upright run``: one run, from the data to the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from upright.commands.options import STACK, Overrides, Stack
+
+
+def run(
+    stack: Stack = STACK,
+    overrides: Overrides = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on in this run folder, from its newest checkpoint; STACK may be left out."),
+    ] = None,
+) -> None:
+    """Run a stack in a new folder under its `output`; print where the report is.
+
+    Ends with 0, with 4 where a gate that blocks is violated, and with 1 where a step failed to give its evidence.
+    """
+    from upright.commands.report import summary
+    from upright.engine.execute import execute
+    from upright.progress import Progress, quiet_libraries
+    from upright.report.view import view
+    from upright.stack import Stack as Loaded
+
+    if resume is not None:
+        resume = resume.resolve()
+        if stack == STACK and not overrides:
+            stack = resume / "stack.resolved.yaml"
+    loaded = Loaded.load(stack, overrides or [])
+    quiet_libraries()
+    with Progress() as progress:
+        done = execute(loaded, resume=resume, listen=progress)
+    summary(view(done.folder))
+    typer.echo(str(done.folder / "report.html"))
+    raise typer.Exit(done.exit_code)

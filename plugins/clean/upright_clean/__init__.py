@@ -1,0 +1,1 @@
+"""Cleaning steps for Upright: exact-dup, unicode, length."""

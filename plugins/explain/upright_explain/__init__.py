@@ -1,0 +1,1 @@
+"""Explaining steps for Upright: integrated-gradients."""

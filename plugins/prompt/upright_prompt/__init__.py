@@ -1,0 +1,1 @@
+"""Prompting steps for Upright: template, label-similarity."""
