@@ -31,8 +31,9 @@ def plan(stack: Stack = STACK, overrides: Overrides = None, as_json: Json = Fals
         typer.echo(f"parameters: {number(counts['trainable'])} trained of {number(counts['total'])}")
     if "updates" in described:
         typer.echo(f"updates: {number(described['updates'])} of {described['batch_size']} rows")
-    for key, value in described.get("account", {}).items():
-        typer.echo(f"{key}: {number(value)}")
+    for event in described.get("announced", []):
+        facts = ", ".join(f"{key} {number(value)}" for key, value in event.items() if key not in ("event", "step"))
+        typer.echo(f"{event['event']} {event.get('step', '')}: {facts}")
     if "estimate" in described:
         guess = described["estimate"]
         typer.echo(

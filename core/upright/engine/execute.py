@@ -195,7 +195,11 @@ def _told(folder: Path) -> Iterator[None]:
         _record_failure(folder, error, code)
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise UprightError(f"{folder}: no space left on the disk; free some and go on with --resume") from error
-        raise
+        if isinstance(error, UprightError) or not isinstance(error, Exception):
+            raise
+        raise UprightError(
+            f"{type(error).__name__}: {str(error).strip() or 'no message'}; where it happened is in {folder / 'error.txt'}"
+        ) from error
 
 
 def _record_failure(folder: Path, error: BaseException, code: int) -> None:

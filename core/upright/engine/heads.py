@@ -17,6 +17,10 @@ class MeanPooling(nn.Module):
     head on raw features takes the whole gradient and the adapters get noise.
     """
 
+    # peft takes a module without this name for one that checkpoints, and makes every input require a gradient: then
+    # `vmap` fails and the backward pass goes through all of the frozen layers.
+    is_gradient_checkpointing = False
+
     def __init__(self, encoder: Any, labels: list[str]) -> None:
         super().__init__()
         self.encoder = encoder

@@ -22,13 +22,21 @@ def plan(stack: Stack) -> dict[str, Any]:
     from upright.engine.execute import prepare_run
     from upright.engine.probe import probe
 
+    told: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="upright-plan-") as name:
-        run = prepare_run(stack, Path(name))
+        run = prepare_run(stack, Path(name), told.append)
         if stack.cleans_only:
             return describe(run)
         if stack.trains:
             probe(run)
+            run.optimizer = run.calls.optimizer(run)
+            run.calls.watch("started", run)  # what steps then announce (the noise that a budget needs) is the plan
         described = describe(run)
+        described["announced"] = [
+            {key: value for key, value in event.items() if key != "time"}
+            for event in told
+            if event["event"] not in ("stage", "cleaned")
+        ]
         if stack.trains:
             described["estimate"] = _estimate(run)
         return described

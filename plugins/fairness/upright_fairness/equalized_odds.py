@@ -32,7 +32,7 @@ class EqualizedOdds(Step):
     momentum: float = Field(0.95, ge=0, lt=1, description="Memory of the averaged counts.")
     max_multiplier: float = Field(2.0, gt=0, description="Bound on every multiplier.")
     refit_threshold: bool = Field(
-        True, description="Choose one threshold for all groups on validation (two classes); settings above are its bound."
+        True, description="Choose one threshold for all groups on validation: accuracy less the gap over max_gap (two classes)."
     )
 
     @hook
@@ -104,7 +104,7 @@ class EqualizedOdds(Step):
             columns = [predictions.groups(column) for column in self.groups]
             positive = self._positive(run)
             scores, truth = predictions.numpy("scores")[:, positive], predictions.numpy("label") == positive
-            chosen = choose(scores, truth, columns, 2 * self.max_gap)
+            chosen = choose(scores, truth, columns, self.max_gap)
             run.keep(self, "threshold", dict)["threshold"] = chosen
 
     @hook

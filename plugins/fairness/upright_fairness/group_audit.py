@@ -20,7 +20,7 @@ class GroupAudit(Step):
     tasks = frozenset({"text-classification"})
 
     groups: list[str] = Field(min_length=1, description="Sensitive columns to compare by.")
-    positive: str | None = Field(None, description="The class that is the advantage (or harm); default: see the README.")
+    positive: str | None = Field(None, description="The class whose rates are meant; default: the second of two, each of more against the rest.")
     constraint: Constraint = Field("equalized_odds", description="The gap that max_gap bounds.")
     max_gap: float | None = Field(None, ge=0, le=1, description="Largest gap that is accepted.")
     on_fail: Literal["block", "warn"] = Field("warn", description="block: a violated gap ends the run with exit code 4.")

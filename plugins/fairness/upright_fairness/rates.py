@@ -128,7 +128,9 @@ def max_t(differences: np.ndarray, drawn: np.ndarray) -> tuple[float, float, flo
     spread = np.where(np.isfinite(spread) & (spread > 0), spread, 0.0)
     with np.errstate(invalid="ignore", divide="ignore"):
         deviation = np.abs(drawn - differences) / np.where(spread > 0, spread, np.inf)
-    critical = float(np.nanpercentile(np.nanmax(deviation, axis=1), 95)) if (spread > 0).any() else 0.0
+    worst = np.where(np.isfinite(deviation), deviation, -np.inf).max(axis=1)
+    worst = worst[np.isfinite(worst)]  # a resample without a cell says nothing
+    critical = float(np.percentile(worst, 95)) if len(worst) and (spread > 0).any() else 0.0
     size = np.abs(differences)
     return (
         float(size.max()),

@@ -10,17 +10,18 @@ CANDIDATES = 101
 
 
 def choose(scores: np.ndarray, truth: np.ndarray, columns: list[np.ndarray], max_gap: float) -> float:
-    """The threshold of best accuracy among those whose equalized-odds difference is at most ``max_gap``.
+    """The threshold of best accuracy less the part of the equalized-odds difference that is over ``max_gap``.
 
     ``scores`` float[n] of the positive class, ``truth`` bool[n], ``columns`` the group names (None: missing) by column.
-    Where no candidate keeps the bound, 0.5: a gap bought with any accuracy (everybody refused) is no answer.
+    A bound instead of the subtraction would be met best by refusing everybody.
     """
-    best, chosen = -1.0, 0.5
+    best, chosen = -np.inf, 0.5
     for threshold in np.unique(np.append(np.quantile(scores, np.linspace(0, 1, CANDIDATES)), 0.5)):
         decision = scores >= threshold
-        accuracy = float((decision == truth).mean())
-        if accuracy > best and all(_gap(truth, decision, groups) <= max_gap for groups in columns):
-            best, chosen = accuracy, float(threshold)
+        excess = max((_gap(truth, decision, groups) - max_gap for groups in columns), default=0.0)
+        value = float((decision == truth).mean()) - max(excess, 0.0)
+        if value > best:
+            best, chosen = value, float(threshold)
     return chosen
 
 

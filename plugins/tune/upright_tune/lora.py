@@ -36,6 +36,9 @@ class Lora(Step):
     target_modules: list[str] | None = Field(
         None, description="Names of the layers to adapt; default: every linear layer of the blocks."
     )
+    layers_to_transform: list[int] | None = Field(
+        None, min_length=1, description="Numbers of the blocks to adapt, from 0; default: all of them."
+    )
     use_rslora: bool = Field(False, description="Divide alpha by the root of rank (Kalajdzievski, 2023).")
     merge: bool = Field(False, description="Fold the matrices into the weights after training.")
 
@@ -69,7 +72,7 @@ class Lora(Step):
         kind = getattr(model.config, "model_type", type(model).__name__)
         names = self.target_modules or TARGETS.get(kind)
         try:
-            path, there = find_blocks(model)[0], linear_names(model)
+            (path, blocks), there = find_blocks(model), linear_names(model)
         except ValueError as error:
             raise ConfigError(f"{where}  tune.lora: {error}; name its layers in target_modules") from error
         if names is None:
@@ -83,4 +86,8 @@ class Lora(Step):
             raise ConfigError(
                 f"{where}  tune.lora.target_modules: the model has no linear layer {odd!r}; it has {', '.join(there)}"
             )
-        return rf"{re.escape(path)}\.(?:.*\.)?(?:{'|'.join(map(re.escape, found))})"
+        chosen = range(len(blocks)) if self.layers_to_transform is None else self.layers_to_transform
+        if max(chosen) >= len(blocks) or min(chosen) < 0:
+            raise ConfigError(f"{where}  tune.lora.layers_to_transform: the model has blocks 0 to {len(blocks) - 1}")
+        numbers = "|".join(map(str, chosen))
+        return rf"{re.escape(path)}\.(?:{numbers})\.(?:.*\.)?(?:{'|'.join(map(re.escape, found))})"

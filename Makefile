@@ -1,0 +1,56 @@
+# Each target makes .venv and installs everything when that is missing, then runs one plain command.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+QUICKSTART := examples/quickstart
+UNCONSTRAINED := --set name=quickstart-unconstrained --set demo.twin=null \
+	--set 'fairness={use: group-audit, groups: [sex], positive: urgent}'
+
+export HF_HUB_DISABLE_TELEMETRY = 1
+
+.PHONY: help demo test test-all coverage lint format bench results clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(READY): requirements.txt constraints.txt core/pyproject.toml $(wildcard plugins/*/pyproject.toml) $(QUICKSTART)/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with PYTHON=..."; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+demo: $(READY)  ## clean, tune, audit, explain and train privately on made-up clinic notes; prints where the report is
+	$(BIN)/python -m upright_quickstart.generate $(QUICKSTART)/data
+	$(BIN)/upright run $(QUICKSTART) $(UNCONSTRAINED)
+	$(BIN)/upright run $(QUICKSTART)
+	$(BIN)/upright verify runs/quickstart/latest
+
+test: $(READY)  ## the fast tests, one process per core
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist worksteal -m "not slow and not gpu"
+
+test-all: $(READY)  ## every test that this machine can run
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist worksteal
+
+coverage: $(READY)  ## branch coverage of core by the fast tests; under 90 % fails
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist worksteal -m "not slow and not gpu" \
+		--cov --cov-fail-under=90
+
+lint: $(READY)  ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy core/upright
+
+format: $(READY)  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## the loop beside a hand-written one and transformers.Trainer; and the budgets of the command line
+	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/loop.py
+	$(BIN)/python tests/benchmarks/budgets.py
+
+results: $(READY)  ## the real runs of docs/results.md; needs UPRIGHT_DATA
+	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/real_runs.py
+
+clean:  ## remove what the other targets made
+	rm -rf .venv runs $(QUICKSTART)/data
