@@ -16,11 +16,11 @@ PRIVATE = {"use": "dp-sgd", "noise_multiplier": 1.0, "delta": 1e-3}
 
 
 @pytest.fixture
-def settings(tiny_bert: Path, toy_files: dict[str, str], tmp_path: Path) -> dict[str, Any]:
+def settings(tiny_mean: Path, toy_files: dict[str, str], tmp_path: Path) -> dict[str, Any]:
     return {
         "name": "refused",
         "data": toy_files,
-        "model": {"base": str(tiny_bert), "task": "text-classification"},
+        "model": {"base": str(tiny_mean), "task": "text-classification"},
         "tune": [{"use": "lora", "rank": 2}],
         "train": {"max_steps": 2, "batch_size": 8},
         "output": str(tmp_path / "runs"),

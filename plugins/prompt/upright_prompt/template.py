@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from string import Formatter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, field_validator
 from upright import Step, hook
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from upright import Run
 
 SPECIAL = ("bos_token", "eos_token", "sep_token", "cls_token", "mask_token", "pad_token", "unk_token")
-COLUMNS = ("text", "text_pair", "prompt")
 
 
 class Template(Step):
@@ -24,6 +23,8 @@ class Template(Step):
     Where the whole does not fit the model's window, the longest column is cut first; the template's own words stay.
     `{{` and `}}` are braces.
     """
+
+    tasks: ClassVar[frozenset[str] | None] = frozenset({"text-classification", "text-generation"})
 
     text: str = Field(description="The template, such as `Note: {text}`.")
 
