@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent
+os.environ["HF_HUB_OFFLINE"] = "1"  # once installed, the tests need no network
+
 DATA = Path(os.environ.get("UPRIGHT_DATA", ROOT.parent / "shared" / "data"))
 MODELS = Path(os.environ.get("UPRIGHT_MODELS", ROOT.parent / "shared" / "models"))
 WORDS = {

@@ -121,7 +121,7 @@ class _Builder:
     def _section(self, section: str, content: Any, path: Keys) -> list[Placed]:
         if content is None:
             return []
-        if isinstance(content, dict):
+        if isinstance(content, (dict, str)):
             return self._step(section, content, path)
         if not isinstance(content, list):
             self._problem(path, "must be a step (`use: ...`) or a list of steps")

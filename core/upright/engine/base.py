@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import tempfile
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,12 +182,22 @@ def _tokenizer(source: Source) -> Any:
 
 
 def _with_head(run: Run, source: Source) -> Module:
+    if source.folder is None or not (source.folder / "adapter_config.json").is_file():
+        return _built(run, source)
+    with tempfile.TemporaryDirectory(prefix="upright-base-") as name:
+        # The adapter of an earlier run becomes part of the base; transformers would attach it and leave it on.
+        for path in source.folder.iterdir():
+            if not path.name.startswith("adapter_"):
+                (Path(name) / path.name).symlink_to(path.resolve())
+        model = _built(run, Source(source.name, Path(name)))
+    return _merged(model, source)
+
+
+def _built(run: Run, source: Source) -> Module:
+    """The base with the head of its task, without adapters."""
     import transformers
 
     options: dict[str, Any] = {"revision": source.revision or "main", "use_safetensors": True, "dtype": torch.float32}
-    adapted = source.folder is not None and (source.folder / "adapter_config.json").is_file()
-    if adapted:  # the adapter of an earlier run becomes part of the base
-        options["_adapter_model_path"] = ""
     if run.config.model.task == "text-generation":
         model = transformers.AutoModelForCausalLM.from_pretrained(source.location, **options)
     elif run.config.model.task == "text-classification" and _mean_pools(source):
@@ -203,10 +214,8 @@ def _with_head(run: Run, source: Source) -> Module:
             "label2id": {name: code for code, name in enumerate(run.labels)},
         }
         model = auto.from_pretrained(source.location, ignore_mismatched_sizes=True, **labels, **options)
-    if adapted:
-        model = _merged(model, source)
-    loaded: Module = model
-    return loaded
+    built: Module = model
+    return built
 
 
 def _merged(model: Any, source: Source) -> Any:

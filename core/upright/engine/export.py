@@ -45,6 +45,7 @@ AUTO = {
 def export_model(run: Run) -> None:
     """Write <run>/model/: config, safetensors, adapter where there is one, tokenizer; helpers of ``modules`` never."""
     with replace_folder(run.folder / "model") as folder:
+        run.tokenizer.model_max_length = run.max_length  # who loads it cuts texts where the run did
         run.tokenizer.save_pretrained(folder)
         if hasattr(run.model, "peft_config"):
             _save_adapted(run.model, folder)
@@ -91,6 +92,15 @@ def _save_adapted(model: Any, folder: Path) -> None:
     config = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
     config["base_model_name_or_path"] = None
     config["inference_mode"] = True
+    config["target_modules"] = _adapted(inner)
     _save_plain(copy.deepcopy(model).unload(), folder)
     save_file(state, folder / "adapter_model.safetensors")
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, default=str) + "\n")
+
+
+def _adapted(inner: Any) -> list[str]:
+    """Names of the adapted layers as the exported model calls them: a pattern would be of the model inside the run."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    prefix = "encoder." if isinstance(inner, MeanPooling) else ""
+    return sorted(name.removeprefix(prefix) for name, module in inner.named_modules() if isinstance(module, BaseTunerLayer))

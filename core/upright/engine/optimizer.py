@@ -53,12 +53,12 @@ def make_optimizer(run: Run) -> Optimizer:
         for (is_head, undecayed), parameters in groups.items()
     ]
     if config.optimizer == "sgd":
-        return torch.optim.SGD(described, momentum=0.9)
+        return torch.optim.SGD(described, lr=body_rate, momentum=0.9)
     if config.optimizer == "adafactor":
         from transformers.optimization import Adafactor
 
-        return Adafactor(described, scale_parameter=False, relative_step=False)
-    return torch.optim.AdamW(described, fused=run.device.type == "cuda")
+        return Adafactor(described, lr=body_rate, scale_parameter=False, relative_step=False)
+    return torch.optim.AdamW(described, lr=body_rate, fused=run.device.type == "cuda")
 
 
 def make_schedule(run: Run) -> LRScheduler:

@@ -27,7 +27,7 @@ def read_labels(run: Run) -> list[str]:
 def encode(records: list[dict[str, Any]], run: Run) -> tuple[list[dict[str, list[int]]], list[int]]:
     """Text (and pair) cut at ``run.max_length`` tokens, the longer of a pair first."""
     texts = [record["text"] for record in records]
-    pairs = [record["text_pair"] for record in records] if records and "text_pair" in records[0] else None
+    pairs = [record["text_pair"] for record in records] if records and records[0].get("text_pair") is not None else None
     encoded = run.tokenizer(texts, pairs, truncation=True, max_length=run.max_length)
     numbers = {label: code for code, label in enumerate(run.labels)}
     features = [{key: encoded[key][n] for key in encoded} for n in range(len(texts))]

@@ -27,9 +27,7 @@ def read_labels(run: Run) -> list[str]:
 
 def encode(records: list[dict[str, Any]], run: Run) -> tuple[list[dict[str, list[int]]], list[list[int]]]:
     """Words as sub-tokens, cut at ``run.max_length``."""
-    encoded = run.tokenizer(
-        [record["tokens"] for record in records], is_split_into_words=True, truncation=True, max_length=run.max_length
-    )
+    encoded = _tokenized([record["tokens"] for record in records], run)
     numbers = {tag: code for code, tag in enumerate(run.labels)}
     features, labels = [], []
     for n, record in enumerate(records):
@@ -41,6 +39,25 @@ def encode(records: list[dict[str, Any]], run: Run) -> tuple[list[dict[str, list
             last = word
         labels.append(row)
     return features, labels
+
+
+def _tokenized(rows: list[list[str]], run: Run) -> Any:
+    """Every word has a sub-token: one that the tokenizer leaves nothing of stands as the unknown token.
+
+    Else the decisions of a row would be counted from a wrong place after it.
+    """
+    options = {"is_split_into_words": True, "truncation": True, "max_length": run.max_length}
+    encoded = run.tokenizer(rows, **options)
+    odd = False
+    whole = []
+    for n, words in enumerate(rows):
+        there = {word for word in encoded.word_ids(n) if word is not None}
+        lost = set(range(max(there, default=-1) + 1)) - there
+        if not there:
+            lost = set(range(len(words)))
+        odd = odd or bool(lost)
+        whole.append([run.tokenizer.unk_token if place in lost else word for place, word in enumerate(words)])
+    return run.tokenizer(whole, **options) if odd else encoded
 
 
 def objective(batch: Batch, output: Output) -> Tensor:
