@@ -34,8 +34,13 @@ def run(
             stack = resume / "stack.resolved.yaml"
     loaded = Loaded.load(stack, overrides or [])
     quiet_libraries()
-    with Progress() as progress:
-        done = execute(loaded, resume=resume, listen=progress)
+    try:
+        with Progress() as progress:
+            done = execute(loaded, resume=resume, listen=progress)
+    except KeyboardInterrupt as error:
+        folder = resume or Path(loaded.settings.output) / loaded.settings.name / "latest"
+        typer.secho(f"interrupted; go on with `upright run --resume {folder}`", fg="red", err=True)
+        raise typer.Exit(130) from error
     summary(view(done.folder))
     typer.echo(str(done.folder / "report.html"))
     raise typer.Exit(done.exit_code)

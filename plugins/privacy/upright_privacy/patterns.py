@@ -122,8 +122,13 @@ def cn_id(text: str) -> bool:
     return "10X98765432"[total % 11] == text[17].upper()
 
 
+DATE = re.compile(r"(?:19|20)\d\d[-. ]\d\d[-. ]\d\d|\d\d[-. ]\d\d[-. ](?:19|20)\d\d")
+
+
 def phone(text: str) -> bool:
-    """Seven to fifteen digits (E.164), not all alike."""
+    """Seven to fifteen digits (E.164), not all alike, that read as no date."""
+    if DATE.fullmatch(text):
+        return False
     digits = _digits(text)
     return 7 <= len(digits) <= 15 and len(set(digits)) > 2
 
@@ -160,7 +165,7 @@ PATTERNS = {
     "cn_id": r"(?<!\w)[1-9]\d{5}(?:19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3}[\dXx](?!\w)",
     "de_tax_id": r"(?<![\w-])[1-9]\d (?:\d{3} ){2}\d{3}(?![\w-])|(?<![\w-])[1-9]\d{10}(?![\w-])",
     "es_dni": r"(?<!\w)(?:\d{8}|[XYZxyz]\d{7})[- ]?[A-Za-z](?!\w)",
-    "phone": r"(?<![\w.-])(?:(?:\+|00)\d{1,3}[ .-]?)?(?:\(0?\d{1,4}\)[ .-]?)?\d{2,5}(?:[ .-]\d{2,5}){1,4}(?:x\d{1,5}|(?!\w))"
+    "phone": r"(?<![\w.-])\+\d{1,3}(?:[ .-]?\(\d{1,4}\))?(?:[ .-]?\d{1,8}){2,5}(?!\w)|(?<![\w.-])(?:(?:\+|00)\d{1,3}[ .-]?)?(?:\(0?\d{1,4}\)[ .-]?)?\d{2,5}(?:[ .-]\d{2,5}){1,4}(?:x\d{1,5}|(?!\w))"
     r"|(?<![\w.-])\+\d{8,15}(?!\w)|(?<![\w.-])0\d{9,10}(?!\w)|(?<!\w)\(\d{2,5}\)[ .-]?\d{2,4}(?:[ .-]?\d{2,5}){1,3}(?!\w)",
 }
 """In the order of preference where two fit at one place."""
