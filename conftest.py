@@ -126,7 +126,9 @@ def toy_rows(count: int, seed: int) -> list[dict[str, Any]]:
     rows = []
     for number in range(count):
         label = chance.choice(["sick", "well"])
-        words = chance.choices(WORDS[label], k=chance.randint(1, 3)) + chance.choices(WORDS["other"], k=chance.randint(1, 6))
+        words = chance.choices(WORDS[label], k=chance.randint(1, 3)) + chance.choices(
+            WORDS["other"], k=chance.randint(1, 6)
+        )
         chance.shuffle(words)
         rows.append({"text": " ".join([*words, str(number)]), "label": label, "sex": chance.choice(["f", "m"])})
     return rows

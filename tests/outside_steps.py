@@ -47,7 +47,7 @@ class Ridge(Step):
 
     @hook
     def penalty(self, model: Any, run: Run) -> Any:
-        return self.strength / 2 * sum((p.square().sum() for p in model.parameters() if p.requires_grad))
+        return self.strength / 2 * sum(p.square().sum() for p in model.parameters() if p.requires_grad)
 
 
 class Plateau(Step):
@@ -82,7 +82,7 @@ class Budget(Step):
 
     @hook
     def penalty(self, model: Any, run: Run) -> Any:
-        pull = sum((p.square().sum() for p in model.parameters() if p.requires_grad))
+        pull = sum(p.square().sum() for p in model.parameters() if p.requires_grad)
         return (self._importance(run) + 0.01 * len(self._history(run))) * 1e-3 * pull
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import toy_rows, write_rows
 from safetensors.torch import load_file
 
+from conftest import toy_rows, write_rows
 from upright import Stack
 from upright.engine.execute import execute
 from upright.errors import ConfigError, UprightError
@@ -38,7 +38,9 @@ def one_sentence(text: str) -> str:
     return lines[0]
 
 
-def test_a_wrong_row_ends_with_2_names_it_and_the_status_says_so(toy: dict[str, Any], tmp_path: Path, upright: Call) -> None:
+def test_a_wrong_row_ends_with_2_names_it_and_the_status_says_so(
+    toy: dict[str, Any], tmp_path: Path, upright: Call
+) -> None:
     rows = [*toy_rows(30, 0), {"text": "no label here", "sex": "f"}]
     data = {"train": write_rows(tmp_path / "t.jsonl", rows)}
     done = upright("run", stack_file(tmp_path, toy, data=data))
@@ -50,7 +52,9 @@ def test_a_wrong_row_ends_with_2_names_it_and_the_status_says_so(toy: dict[str, 
     assert "t.jsonl:31" in status["error"]
 
 
-def test_a_wrong_setting_ends_with_2_before_anything_is_made(toy: dict[str, Any], tmp_path: Path, upright: Call) -> None:
+def test_a_wrong_setting_ends_with_2_before_anything_is_made(
+    toy: dict[str, Any], tmp_path: Path, upright: Call
+) -> None:
     path = stack_file(tmp_path, toy, tune={"use": "lora", "rnak": 2})
     for command in ("check", "run", "plan"):
         done = upright(command, path)
@@ -65,7 +69,9 @@ def test_a_wrong_setting_ends_with_2_before_anything_is_made(toy: dict[str, Any]
 def test_check_names_files_that_are_not_there(toy: dict[str, Any], tmp_path: Path, upright: Call) -> None:
     done = upright("check", stack_file(tmp_path, toy, data={"train": "nothing.jsonl"}))
     assert done.returncode == 2
-    assert "stack.yaml:2:3  data.train: there is no file nothing.jsonl" in one_sentence(done.stderr).replace(str(tmp_path) + "/", "")
+    assert "stack.yaml:2:3  data.train: there is no file nothing.jsonl" in one_sentence(done.stderr).replace(
+        str(tmp_path) + "/", ""
+    )
 
 
 def test_an_output_that_cannot_be_written(toy: dict[str, Any], tmp_path: Path) -> None:
@@ -150,7 +156,11 @@ def test_ctrl_c_ends_with_130_and_the_run_goes_on(toy: dict[str, Any], tmp_path:
     toy["train"] |= {"max_steps": 4000, "save_steps": 5, "eval_strategy": "no"}
     path = stack_file(tmp_path, toy)
     process = subprocess.Popen(
-        [sys.executable, "-m", "upright", "run", str(path)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path
+        [sys.executable, "-m", "upright", "run", str(path)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
     )
     assert process.stderr is not None
     folder = tmp_path / "runs" / "toy" / "latest"
@@ -170,7 +180,9 @@ def test_ctrl_c_ends_with_130_and_the_run_goes_on(toy: dict[str, Any], tmp_path:
     assert status["exit_code"] == 130
 
 
-def test_a_run_is_resumed_by_its_folder_alone_and_never_twice(toy: dict[str, Any], tmp_path: Path, upright: Call) -> None:
+def test_a_run_is_resumed_by_its_folder_alone_and_never_twice(
+    toy: dict[str, Any], tmp_path: Path, upright: Call
+) -> None:
     from outside_steps import StopAt
 
     from upright.stack import Placed
@@ -198,10 +210,23 @@ def test_a_run_is_resumed_by_its_folder_alone_and_never_twice(toy: dict[str, Any
 
 
 def test_a_gate_that_blocks_ends_with_4(toy: dict[str, Any], tmp_path: Path) -> None:
-    rows = [{"text": f"fever {n}", "label": "sick" if n % 2 else "well", "sex": "f" if n % 2 else "m"} for n in range(200)]
-    toy["data"] = {"train": write_rows(tmp_path / "t.jsonl", rows), "test": write_rows(tmp_path / "e.jsonl", rows), "sensitive": ["sex"]}
+    rows = [
+        {"text": f"fever {n}", "label": "sick" if n % 2 else "well", "sex": "f" if n % 2 else "m"} for n in range(200)
+    ]
+    toy["data"] = {
+        "train": write_rows(tmp_path / "t.jsonl", rows),
+        "test": write_rows(tmp_path / "e.jsonl", rows),
+        "sensitive": ["sex"],
+    }
     toy["train"] = {"max_steps": 1, "batch_size": 8}
-    toy["fairness"] = {"use": "group-audit", "groups": ["sex"], "constraint": "demographic_parity", "max_gap": 0.0, "on_fail": "block", "min_rows": 1}
+    toy["fairness"] = {
+        "use": "group-audit",
+        "groups": ["sex"],
+        "constraint": "demographic_parity",
+        "max_gap": 0.0,
+        "on_fail": "block",
+        "min_rows": 1,
+    }
     toy["train"] |= {"steps": []}
     from upright import Run, Step, hook
     from upright.stack import Placed

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import toy_rows, write_rows
 
+from conftest import toy_rows, write_rows
 from upright import Run, Section, Stack, Step, hook
 from upright.engine.execute import execute
 from upright.errors import ConfigError, IntegrityError
@@ -31,7 +31,10 @@ report.html MODEL_CARD.md CHANGELOG.md manifest.json""".split()
 def finished(tiny_mean: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a step of every kind."""
     folder = tmp_path_factory.mktemp("finished")
-    data = {name: write_rows(folder / f"{name}.jsonl", toy_rows(size, n)) for n, (name, size) in enumerate({"train": 60, "validation": 40, "test": 80}.items())}
+    data = {
+        name: write_rows(folder / f"{name}.jsonl", toy_rows(size, n))
+        for n, (name, size) in enumerate({"train": 60, "validation": 40, "test": 80}.items())
+    }
     (folder / "stack.yaml").write_text(
         json.dumps(
             {
@@ -92,7 +95,9 @@ def test_one_byte_of_any_file_is_noticed_and_the_file_named(copied: Path) -> Non
     assert verify(copied).exit_code == 0
 
 
-@pytest.mark.parametrize("key", ["test/accuracy", "test/fairness/group-audit/equalized_odds_difference/sex", "run/privacy/dp-sgd/epsilon"])
+@pytest.mark.parametrize(
+    "key", ["test/accuracy", "test/fairness/group-audit/equalized_odds_difference/sex", "run/privacy/dp-sgd/epsilon"]
+)
 @pytest.mark.parametrize("what", ["value", "from"])
 def test_a_number_changed_with_its_hash_is_contradicted(copied: Path, key: str, what: str) -> None:
     metrics = json.loads((copied / "metrics.json").read_text())
@@ -246,7 +251,15 @@ def test_the_page_opens_in_a_browser(finished: Path, tmp_path: Path) -> None:
     if chromium is None:
         pytest.skip("chromium is not installed")
     done = subprocess.run(
-        [chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--dump-dom", f"file://{finished / 'report.html'}"],
+        [
+            chromium,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={tmp_path}",
+            "--dump-dom",
+            f"file://{finished / 'report.html'}",
+        ],
         capture_output=True,
         text=True,
         timeout=120,

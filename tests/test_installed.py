@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
+from conftest import ROOT
 from upright import catalog
 
 HEAVY = ("torch", "transformers", "datasets", "peft", "pyarrow", "captum", "opacus", "fairlearn", "pandas", "sklearn")
@@ -22,15 +22,22 @@ Call = Callable[..., subprocess.CompletedProcess[str]]
 
 def heavy_after(code: str, cwd: Path) -> set[str]:
     """The heavy libraries in ``sys.modules`` after the code ran in a process of its own."""
-    wrapped = f"import sys\ntry:\n    exec({code!r})\nexcept SystemExit:\n    pass\nprint('\\nMODULES', *[m for m in {HEAVY!r} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", wrapped], capture_output=True, text=True, cwd=cwd, check=True, timeout=120)
+    told = f"print('\\nMODULES', *[m for m in {HEAVY!r} if m in sys.modules])"
+    wrapped = f"import sys\ntry:\n    exec({code!r})\nexcept SystemExit:\n    pass\n{told}"
+    done = subprocess.run(
+        [sys.executable, "-c", wrapped], capture_output=True, text=True, cwd=cwd, check=True, timeout=120
+    )
     return set(done.stdout.rpartition("MODULES")[2].split())
 
 
-@pytest.mark.parametrize("command", [["--help"], ["plugins"], ["--version"], ["schema"], ["check", "stack.yaml"], ["run", "--help"]])
+@pytest.mark.parametrize(
+    "command", [["--help"], ["plugins"], ["--version"], ["schema"], ["check", "stack.yaml"], ["run", "--help"]]
+)
 def test_light_commands_import_nothing_heavy(command: list[str], tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text("")
-    (tmp_path / "stack.yaml").write_text("data: {train: t.jsonl}\nclean: exact-dup\ntune: lora\nprivacy: {use: dp-sgd, epsilon: 1, delta: 1e-5}\n")
+    (tmp_path / "stack.yaml").write_text(
+        "data: {train: t.jsonl}\nclean: exact-dup\ntune: lora\nprivacy: {use: dp-sgd, epsilon: 1, delta: 1e-5}\n"
+    )
     code = f"import sys; sys.argv = ['upright', *{command!r}]; from upright.cli import main; main()"
     assert heavy_after(code, tmp_path) == set()
 
@@ -44,7 +51,11 @@ def test_core_names_no_step_and_no_distribution() -> None:
     entries = [entry for entry in catalog.steps() if entry.dist.startswith("upright")]
     # words of the language that are names of steps as well, and would be found in any prose
     ordinary = {"full", "head", "length", "template", "unicode"}
-    names = {entry.name for entry in entries} - ordinary | {entry.dist for entry in entries} | {entry.value.split(".")[0] for entry in entries}
+    names = (
+        {entry.name for entry in entries} - ordinary
+        | {entry.dist for entry in entries}
+        | {entry.value.split(".")[0] for entry in entries}
+    )
     assert len(names) > 20
     pattern = re.compile("|".join(rf"\b{re.escape(name)}\b" for name in sorted(names)))
     quoted = re.compile(r"use[\"']?\s*[:=]+\s*[\"']?(?:" + "|".join(sorted(ordinary)) + r")\b")
@@ -77,7 +88,19 @@ def test_a_distribution_is_usable_beside_core_alone(name: str, base_environment:
     target = tmp_path / "target"
     for project in (source / "core", source / name):
         subprocess.run(
-            [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(target), str(project)],
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "install",
+                "-qq",
+                "--no-deps",
+                "--no-build-isolation",
+                "--no-index",
+                "--target",
+                str(target),
+                str(project),
+            ],
             check=True,
             capture_output=True,
             timeout=240,
@@ -85,7 +108,15 @@ def test_a_distribution_is_usable_beside_core_alone(name: str, base_environment:
     environment = {**os.environ, "PYTHONPATH": f"{target}{os.pathsep}{base_environment}"}
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-S", *arguments], capture_output=True, text=True, env=environment, cwd=tmp_path, check=False, timeout=240)
+        return subprocess.run(
+            [sys.executable, "-S", *arguments],
+            capture_output=True,
+            text=True,
+            env=environment,
+            cwd=tmp_path,
+            check=False,
+            timeout=240,
+        )
 
     listed = run("-m", "upright", "plugins", "--check", "--json")
     assert listed.returncode == 0, listed.stderr
@@ -113,7 +144,9 @@ def broken(tmp_path: Path) -> dict[str, str]:
         info = tmp_path / f"upright_{name}-0.3.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: upright-{name}\nVersion: 0.3\n")
-        (info / "entry_points.txt").write_text(f"[upright.v1.tune]\n{name} = upright_{name}:Step\n[upright.v1.command]\nhello-{name} = upright_{name}:main\n")
+        (info / "entry_points.txt").write_text(
+            f"[upright.v1.tune]\n{name} = upright_{name}:Step\n[upright.v1.command]\nhello-{name} = upright_{name}:main\n"
+        )
     return {"PYTHONPATH": str(tmp_path)}
 
 
@@ -141,7 +174,9 @@ def test_a_broken_distribution_harms_nobody_and_is_named(broken: dict[str, str],
     assert "From upright-broken 0.3" in upright("--help", env=broken).stdout
 
 
-def test_a_command_of_another_distribution_is_called_with_the_rest(broken: dict[str, str], tmp_path: Path, upright: Call) -> None:
+def test_a_command_of_another_distribution_is_called_with_the_rest(
+    broken: dict[str, str], tmp_path: Path, upright: Call
+) -> None:
     (tmp_path / "upright_odd.py").write_text("def main(arguments):\n    print('got', *arguments)\n    return 7\n")
     done = upright("hello-odd", "--flag", "x", env=broken)
     assert done.returncode == 7

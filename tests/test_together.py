@@ -56,9 +56,7 @@ SEEN: list[dict[str, Any]] = []
 
 
 @pytest.fixture
-def together(
-    tiny_mean: Path, toy_files: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Stack:
+def together(tiny_mean: Path, toy_files: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stack:
     base = tmp_path / "base"
     shutil.copytree(tiny_mean, base)
     config = json.loads((base / "config.json").read_text())
@@ -82,7 +80,13 @@ def together(
             "data": {**toy_files, "sensitive": ["sex"]},
             "model": {"base": str(base)},
             "tune": {"use": "lora", "rank": 2},
-            "train": {"max_steps": 9, "batch_size": BATCH, "micro_batch_size": 3, "max_grad_norm": NORM, "learning_rate": 0.05},
+            "train": {
+                "max_steps": 9,
+                "batch_size": BATCH,
+                "micro_batch_size": 3,
+                "max_grad_norm": NORM,
+                "learning_rate": 0.05,
+            },
             "fairness": {"use": "equalized-odds", "groups": ["sex"], "dual_learning_rate": 1.0, "momentum": 0.1},
             "privacy": {"use": "dp-sgd", "noise_multiplier": 0.3, "delta": 1e-3, "max_grad_norm": CLIP},
             "output": str(tmp_path / "runs"),

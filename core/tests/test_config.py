@@ -74,7 +74,11 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("use", "told"),
-    [("lroa", "did you mean 'lora'?"), ("pii", "upright-privacy offers it in the section `privacy`"), ("zzz", "installed are")],
+    [
+        ("lroa", "did you mean 'lora'?"),
+        ("pii", "upright-privacy offers it in the section `privacy`"),
+        ("zzz", "installed are"),
+    ],
 )
 def test_a_step_that_is_not_there_is_a_plugin_error_with_a_hint(tmp_path: Path, use: str, told: str) -> None:
     with pytest.raises(PluginError) as error:

@@ -34,7 +34,7 @@ def jsonl(path: Path, rows: list[dict[str, Any]] | None = None) -> str:
 
 
 def csv(path: Path) -> str:
-    path.write_text("text,label,sex\n" + "".join(f"\"{r['text']}\",{r['label']},{r['sex']}\n" for r in ROWS))
+    path.write_text("text,label,sex\n" + "".join(f'"{r["text"]}",{r["label"]},{r["sex"]}\n' for r in ROWS))
     return str(path)
 
 
@@ -62,7 +62,10 @@ def hub_folder(path: Path) -> str:
 @pytest.mark.parametrize("write", [jsonl, csv, parquet, folder, hub_folder])
 def test_every_format_gives_the_same_rows(tmp_path: Path, write: Any) -> None:
     suffix = {"jsonl": ".jsonl", "csv": ".csv", "parquet": ".parquet"}.get(write.__name__, "")
-    run = loaded(tmp_path, {"train": write(tmp_path / f"rows{suffix}"), "validation": jsonl(tmp_path / "v.jsonl"), "sensitive": ["sex"]})
+    run = loaded(
+        tmp_path,
+        {"train": write(tmp_path / f"rows{suffix}"), "validation": jsonl(tmp_path / "v.jsonl"), "sensitive": ["sex"]},
+    )
     assert run.data["train"]["text"][:] == [row["text"] for row in ROWS]
     assert run.data["train"]["sex"][:] == [row["sex"] for row in ROWS]
     assert run.data["train"]["unit"][:] == list(range(40))
@@ -156,7 +159,10 @@ def test_a_hub_source_that_cannot_be_had_says_so(tmp_path: Path) -> None:
 
 def test_a_column_may_be_named_and_carried(tmp_path: Path) -> None:
     rows = [{"body": "x", "class": n % 2, "note": n} for n in range(20)]
-    run = loaded(tmp_path, {"train": jsonl(tmp_path / "t.jsonl", rows), "columns": {"text": "body", "label": "class", "note": "note"}})
+    run = loaded(
+        tmp_path,
+        {"train": jsonl(tmp_path / "t.jsonl", rows), "columns": {"text": "body", "label": "class", "note": "note"}},
+    )
     assert run.data["train"][0]["note"].isdigit()
     assert set(run.data["train"]["label"]) == {"0", "1"}
 

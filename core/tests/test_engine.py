@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import WORDS, write_rows
 
+from conftest import WORDS, write_rows
 from upright import Run, Stack, Step, Stop, hook
 from upright.engine.batches import batches, collate, encode
 from upright.engine.checkpoint import checkpoints, newest, read_state
@@ -121,8 +121,15 @@ def test_length_sorted_batches_hold_every_row_once(toy: dict[str, Any], tmp_path
 
 
 def test_pairs_are_read_as_pairs(tiny_bert: Path, tmp_path: Path) -> None:
-    rows = [{"text": "fever", "text_pair": "cough", "label": "a"}, {"text": "walk", "text_pair": "rest", "label": "b"}] * 8
-    stack = {"data": {"train": write_rows(tmp_path / "p.jsonl", rows)}, "model": {"base": str(tiny_bert)}, "tune": "head"}
+    rows = [
+        {"text": "fever", "text_pair": "cough", "label": "a"},
+        {"text": "walk", "text_pair": "rest", "label": "b"},
+    ] * 8
+    stack = {
+        "data": {"train": write_rows(tmp_path / "p.jsonl", rows)},
+        "model": {"base": str(tiny_bert)},
+        "tune": "head",
+    }
     run = prepared(stack, tmp_path / "run")
     ids = encode(run, "train").features[0]["input_ids"]
     assert ids.count(run.tokenizer.sep_token_id) >= 1
@@ -144,7 +151,12 @@ def test_numeric_labels_sort_by_value(tiny_bert: Path, tmp_path: Path) -> None:
     "schedule", ["linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"]
 )
 def test_optimizers_and_schedules(toy: dict[str, Any], tmp_path: Path, optimizer: str, schedule: str) -> None:
-    toy["train"] |= {"optimizer": optimizer, "lr_scheduler_type": schedule, "warmup_ratio": 0.5, "head_learning_rate": 0.5}
+    toy["train"] |= {
+        "optimizer": optimizer,
+        "lr_scheduler_type": schedule,
+        "warmup_ratio": 0.5,
+        "head_learning_rate": 0.5,
+    }
     run = prepared(toy, tmp_path / "run")
     run.optimizer = make_optimizer(run)
     rates = {group["initial_lr"] if "initial_lr" in group else group["lr"] for group in run.optimizer.param_groups}
@@ -190,7 +202,11 @@ def test_early_stopping_and_the_best_iterate(toy: dict[str, Any]) -> None:
     assert training["stopped"] == "no gain in 3 evaluations"
     best = read_state(next((run.folder / "checkpoints").glob("best-*")))
     kept = dict(run.model.named_parameters())
-    assert all(torch.equal(kept[name.removeprefix("model.")], value) for name, value in best["weights"].items() if name.removeprefix("model.") in kept)
+    assert all(
+        torch.equal(kept[name.removeprefix("model.")], value)
+        for name, value in best["weights"].items()
+        if name.removeprefix("model.") in kept
+    )
 
 
 class Explodes(Step):
@@ -231,7 +247,10 @@ def test_a_run_is_the_same_again(toy: dict[str, Any]) -> None:
 
 def test_checkpoints_are_limited_in_number(toy: dict[str, Any]) -> None:
     toy["train"] |= {"save_steps": 1, "save_total_limit": 2, "max_steps": 5}
-    assert [path.name for path in checkpoints(execute(Stack.load(toy)).folder)] == ["update-00000004", "update-00000005"]
+    assert [path.name for path in checkpoints(execute(Stack.load(toy)).folder)] == [
+        "update-00000004",
+        "update-00000005",
+    ]
 
 
 def test_a_stop_at_the_start_trains_nothing(toy: dict[str, Any]) -> None:
@@ -256,7 +275,9 @@ def test_a_stop_at_the_start_trains_nothing(toy: dict[str, Any]) -> None:
         ({"config.json": "{}", "model.safetensors": "x"}, "cannot be loaded", ConfigError),
     ],
 )
-def test_bases_that_cannot_be_used(toy: dict[str, Any], tmp_path: Path, files: dict[str, str], told: str, error: Any) -> None:
+def test_bases_that_cannot_be_used(
+    toy: dict[str, Any], tmp_path: Path, files: dict[str, str], told: str, error: Any
+) -> None:
     folder = tmp_path / "base"
     folder.mkdir()
     for name, content in files.items():
@@ -294,7 +315,9 @@ def exported_logits(run: Run, texts: list[str]) -> torch.Tensor:
     with torch.no_grad():
         if "logits" in space:
             return space["logits"](texts)
-        encoded = space["tokenizer"](texts, padding=True, truncation=True, max_length=run.max_length, return_tensors="pt")
+        encoded = space["tokenizer"](
+            texts, padding=True, truncation=True, max_length=run.max_length, return_tensors="pt"
+        )
         return space["model"](**encoded).logits
 
 
@@ -315,7 +338,12 @@ def test_the_exported_model_decides_as_the_run_did(
 
 def test_a_run_is_a_base_for_the_next_one(toy: dict[str, Any]) -> None:
     first = execute(Stack.load(toy))
-    audit = {"name": "again", "data": {"test": toy["data"]["test"]}, "model": {"base": str(first.folder)}, "output": toy["output"]}
+    audit = {
+        "name": "again",
+        "data": {"test": toy["data"]["test"]},
+        "model": {"base": str(first.folder)},
+        "output": toy["output"],
+    }
     second = execute(Stack.load({**audit, "explain": {"use": "integrated-gradients", "samples": 2}}))
     assert second.metrics["test/accuracy"] == first.metrics["test/accuracy"]
 

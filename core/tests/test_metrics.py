@@ -23,7 +23,9 @@ def classified(label: list[int], decision: list[int], classes: int) -> Predictio
 def test_classification_figures_are_scikit_learns(data: st.DataObject, classes: int) -> None:
     from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
-    rows = data.draw(st.lists(st.tuples(st.integers(0, classes - 1), st.integers(0, classes - 1)), min_size=1, max_size=40))
+    rows = data.draw(
+        st.lists(st.tuples(st.integers(0, classes - 1), st.integers(0, classes - 1)), min_size=1, max_size=40)
+    )
     label, decision = map(list, zip(*rows, strict=True))
     found = measure(classified(label, decision, classes), 0, 0)
     assert found["accuracy"].value == pytest.approx(accuracy_score(label, decision), abs=1e-12)

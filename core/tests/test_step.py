@@ -35,7 +35,7 @@ class Around(Step):
 
 
 def text(*steps: Step) -> str:
-    return str(Calls(steps).prompt({"text": ""}, None)["text"])  # type: ignore[arg-type]
+    return str(Calls(steps).prompt({"text": ""}, None)["text"])
 
 
 def test_answers_come_in_the_order_of_the_file_and_the_first_wrapper_is_outermost() -> None:
@@ -50,9 +50,9 @@ def test_two_steps_with_equal_settings_are_two_steps() -> None:
 
 def test_steps_are_frozen_and_know_their_settings_only() -> None:
     with pytest.raises(ValidationError):
-        Named().letter = "b"  # type: ignore[misc]
+        Named().letter = "b"
     with pytest.raises(ValidationError):
-        Named(lettre="b")  # type: ignore[call-arg]
+        Named(lettre="b")
 
 
 @pytest.mark.parametrize("name", ["prompt", "use", "name", "forward"])
@@ -146,10 +146,10 @@ class Measures(Step):
 
 def test_equal_metric_keys_are_an_error_and_a_bare_float_follows_from_predictions() -> None:
     predictions = type("P", (), {"split": "test"})()
-    found = Calls([Measures()]).measure(predictions, _Run())  # type: ignore[arg-type]
+    found = Calls([Measures()]).measure(predictions, _Run())
     assert found["test/fairness/same/gap"].source == "predictions"
     with pytest.raises(UprightError, match="same key"):
-        Calls([Measures(), Measures()]).measure(predictions, _Run())  # type: ignore[arg-type]
+        Calls([Measures(), Measures()]).measure(predictions, _Run())
 
 
 def test_sums_products_and_watchers_combine_as_the_contract_says() -> None:

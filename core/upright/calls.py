@@ -7,6 +7,7 @@ here. Wrappers (generators) surround a hook's combined answer once.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pluggy
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         Output,
         Predictions,
         Section,
+        Source,
         Stop,
         Target,
         Verdict,
@@ -132,11 +134,9 @@ class Calls:
     def clean(self, step: Step, rows: Dataset, split: str, run: Run) -> Decisions | None:
         """One step's decisions: core applies them before the next step is asked."""
         given = {"rows": rows, "split": split, "run": run}
-        for answer in self._answers["clean"]:
-            if answer.step is step:
-                decisions: Decisions | None = self.around("clean", given, lambda: answer(given))
-                return decisions
-        return None
+        asked = next((answer for answer in self._answers["clean"] if answer.step is step), None)
+        decisions: Decisions | None = self.around("clean", given, partial(asked.__call__, given)) if asked else None
+        return decisions
 
     def model(self, run: Run) -> Module:
         module: Module = self._first("model", {"run": run})
@@ -256,9 +256,9 @@ class Calls:
     def _per_step(self, name: str, folder: Callable[[Step], Path], run: Run) -> None:
         for answer in self._answers[name]:
             given = {"folder": folder(answer.step), "run": run}
-            self.around(name, given, lambda answer=answer, given=given: answer(given))
+            self.around(name, given, partial(answer.__call__, given))
 
-    def _metrics(self, name: str, prefix: str, given: dict[str, Any], source: str) -> dict[str, Metric]:
+    def _metrics(self, name: str, prefix: str, given: dict[str, Any], source: Source) -> dict[str, Metric]:
         merged: dict[str, Metric] = {}
         run = given["run"]
         for step, values in self._each(name, given):
@@ -267,13 +267,13 @@ class Calls:
 
     @staticmethod
     def _prefixed(
-        merged: dict[str, Metric], prefix: str, step: Any, values: dict[str, Any] | None, run: Run, source: str
+        merged: dict[str, Metric], prefix: str, step: Any, values: dict[str, Any] | None, run: Run, source: Source
     ) -> None:
         from upright.objects import Metric
 
         home = run.home(step)
         for key, value in (values or {}).items():
-            metric = value if isinstance(value, Metric) else Metric(float(value), source=source)  # type: ignore[arg-type]
+            metric = value if isinstance(value, Metric) else Metric(float(value), source=source)
             _put(merged, f"{prefix}/{home}/{key}" if home else f"{prefix}/{key}", metric)
 
 

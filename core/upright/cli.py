@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from upright.catalog import Entry
 
 COMMANDS = (init, check, plan, run, report, compare, verify, plugins, schema)
-EPILOG = "Exit codes: 0 ok, 1 failed, 2 config, 3 plugin missing or broken, 4 a gate failed, 5 integrity, 130 interrupted."
+EPILOG = (
+    "Exit codes: 0 ok, 1 failed, 2 config, 3 plugin missing or broken, 4 a gate failed, 5 integrity, 130 interrupted."
+)
 
 
 def main() -> None:

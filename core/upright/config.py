@@ -48,7 +48,9 @@ def resolved(stack: Stack) -> dict[str, Any]:
         data[name] = _absolute(data[name], stack.root)
     test = data["test"]
     data["test"] = (
-        {k: _absolute(v, stack.root) for k, v in test.items()} if isinstance(test, dict) else _absolute(test, stack.root)
+        {k: _absolute(v, stack.root) for k, v in test.items()}
+        if isinstance(test, dict)
+        else _absolute(test, stack.root)
     )
     base = stack.root / Path(settings["model"]["base"]).expanduser()
     if base.is_dir():
@@ -166,7 +168,9 @@ class _Builder:
         if detail["type"] == "extra_forbidden":
             fields = _fields(kind, location[:-1])
             near = difflib.get_close_matches(str(location[-1]), fields, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(fields)}" if fields else "it has none"
+            hint = (
+                f"did you mean {near[0]!r}?" if near else f"there are {', '.join(fields)}" if fields else "it has none"
+            )
             sentence = f"unknown setting ({hint})"
         elif detail["type"] == "missing":
             sentence = "is missing; add it"

@@ -50,7 +50,9 @@ def read_document(path: Path, source: str) -> Document:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise ConfigError(f"{source}: there is no such file; name a stack file or make one with `upright init`") from error
+        raise ConfigError(
+            f"{source}: there is no such file; name a stack file or make one with `upright init`"
+        ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{source}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
     except OSError as error:
@@ -173,7 +175,9 @@ class _Reader:
                 continue
             here = (*path, key)
             if key in found:
-                self.problems.append(f"{self._at(key_node)}  {dotted(here)}: is given twice (first at {self.marks[here]})")
+                self.problems.append(
+                    f"{self._at(key_node)}  {dotted(here)}: is given twice (first at {self.marks[here]})"
+                )
                 continue
             self.marks[here] = self._at(key_node)
             found[key] = self.value(value_node, here)
@@ -190,7 +194,9 @@ class _Reader:
         if kind == "float":
             return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
         if kind != "str":
-            self.problems.append(f"{self._at(node)}  {dotted(path)}: the tag {node.tag} is not allowed; write plain values")
+            self.problems.append(
+                f"{self._at(node)}  {dotted(path)}: the tag {node.tag} is not allowed; write plain values"
+            )
         return text
 
     def _at(self, node: yaml.Node) -> str:

@@ -11,12 +11,12 @@ A ``@hook(wrapper=True)`` generator surrounds the combined answer; the first wra
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import pluggy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from datasets import Dataset
@@ -43,10 +43,11 @@ Moment = Literal["started", "updated", "evaluated", "trained"]
 
 _spec = pluggy.HookspecMarker("upright")
 HOOKS: dict[str, Combine] = {}
+Spec = TypeVar("Spec", bound="Callable[..., Any]")
 
 
-def _combines(rule: Combine) -> Any:
-    def mark(spec: Any) -> Any:
+def _combines(rule: Combine) -> Callable[[Spec], Spec]:
+    def mark(spec: Spec) -> Spec:
         HOOKS[spec.__name__] = rule
         return _spec(spec)
 

@@ -134,10 +134,10 @@ class Predictions:
         import numpy as np
 
         values = self.table.column(column).combine_chunks()
-        if column == "scores":
-            flat = values.flatten().to_numpy(zero_copy_only=False)
-            return flat.astype(np.float64).reshape(len(self.table), -1)
-        return values.to_numpy(zero_copy_only=False)
+        if column != "scores":
+            return np.asarray(values.to_numpy(zero_copy_only=False))
+        flat = np.asarray(values.flatten().to_numpy(zero_copy_only=False), dtype=np.float64)
+        return flat.reshape(len(self.table), -1)
 
     def groups(self, column: str) -> np.ndarray:
         """The group of each row as an object array of names, None where it is missing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -60,12 +60,12 @@ class Run:
         self.data: dict[str, Dataset] = {}
         self.labels: list[str] = []
         self.group_values: dict[str, list[str]] = {}
-        self.task: Task = None  # type: ignore[assignment]  # set before the first hook that could read it
-        self.tokenizer: PreTrainedTokenizerBase = None  # type: ignore[assignment]  # set by `model`
+        self.task: Task = cast("Task", None)  # set before the first hook that could read it
+        self.tokenizer: PreTrainedTokenizerBase = cast("PreTrainedTokenizerBase", None)  # set by `model`
         self.max_length: int = 0
-        self.model: Module = None  # type: ignore[assignment]  # set by `model`, then `tune`
+        self.model: Module = cast("Module", None)  # set by `model`, then `tune`
         self.modules: dict[str, Module] = {}
-        self.optimizer: Optimizer = None  # type: ignore[assignment]  # set after `tune`
+        self.optimizer: Optimizer = cast("Optimizer", None)  # set after `tune`
         self.update = 0
         self.updates = 0
         self.metrics: dict[str, Metric] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from upright import catalog
+from upright.errors import PluginError
 from upright.settings import Settings
 from upright.stack import SECTIONS
 
@@ -17,7 +18,7 @@ def schema() -> dict[str, Any]:
     for entry in catalog.steps():
         try:
             step = catalog.load(entry)
-        except catalog.PluginError:
+        except PluginError:
             continue
         described = step.model_json_schema(ref_template="#/$defs/{model}")
         definitions |= described.pop("$defs", {})

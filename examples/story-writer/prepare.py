@@ -1,6 +1,6 @@
 """Write data/{train,dev,test}.jsonl: speeches of tinyshakespeare, in the text's order: 80 % train, 10 % dev, 10 % test.
 
-    python prepare.py            # reads $UPRIGHT_DATA/tinyshakespeare, default ../../../shared/data
+python prepare.py            # reads $UPRIGHT_DATA/tinyshakespeare, default ../../../shared/data
 """
 
 import json

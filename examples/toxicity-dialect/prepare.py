@@ -1,6 +1,6 @@
 """Write data/{train,dev,test}.jsonl: tweets as `toxic` (hate or offensive) or `neither`, with their dialect.
 
-    python prepare.py            # reads $UPRIGHT_DATA/davidson_dialect, default ../../../shared/data
+python prepare.py            # reads $UPRIGHT_DATA/davidson_dialect, default ../../../shared/data
 """
 
 import json

@@ -168,7 +168,9 @@ def trainer(run: Run, model: nn.Module, folder: Path) -> Callable[[int], None]:
             remove_unused_columns=False,
             use_cpu=True,
         )
-        Plain(model=model, args=arguments, train_dataset=data, data_collator=DataCollatorWithPadding(run.tokenizer)).train()
+        Plain(
+            model=model, args=arguments, train_dataset=data, data_collator=DataCollatorWithPadding(run.tokenizer)
+        ).train()
 
     return update
 
@@ -211,8 +213,8 @@ def compare(kind: str, words: int, blocks: int, updates: int) -> bool:
         run, update = ours(folder, kind)
         hand = by_hand(run, run.model)
         loops: dict[str, Callable[[int], None]] = {
-            "upright": lambda n: [update() for _ in range(n)] and None,  # type: ignore[func-returns-value]
-            "by hand": lambda n: [hand() for _ in range(n)] and None,  # type: ignore[func-returns-value]
+            "upright": lambda n: [update() for _ in range(n)] and None,
+            "by hand": lambda n: [hand() for _ in range(n)] and None,
             "Trainer": trainer(run, run.model, folder),
         }
         times = interleave(loops, blocks, updates)
@@ -220,7 +222,9 @@ def compare(kind: str, words: int, blocks: int, updates: int) -> bool:
     print(f"{kind}: " + ", ".join(f"{name} {value:.3f} ms/update" for name, value in middle.items()))
     for name in ("upright", "Trainer"):
         mid, low, high = ratio(times[name], times["by hand"])
-        print(f"  {name} / by hand: {mid:.3f} [{low:.3f}, {high:.3f}], {middle[name] - middle['by hand']:+.3f} ms/update")
+        print(
+            f"  {name} / by hand: {mid:.3f} [{low:.3f}, {high:.3f}], {middle[name] - middle['by hand']:+.3f} ms/update"
+        )
     if kind == "null":
         return middle["upright"] - middle["by hand"] <= 0.3
     return ratio(times["upright"], times["by hand"])[2] <= 1.03

@@ -49,7 +49,7 @@ def _missing(loaded: stack.Stack) -> list[str]:
     """Data files that are not there."""
     data = loaded.settings.data
     tests = data.test if isinstance(data.test, dict) else {"": data.test}
-    named = [(("train",), data.train), (("validation",), data.validation)]
+    named: list[tuple[tuple[str, ...], str | None]] = [(("train",), data.train), (("validation",), data.validation)]
     named += [(("test", name) if name else ("test",), file) for name, file in tests.items()]
     return [
         f"{loaded.where('data', *path)}  data.{'.'.join(path)}: there is no file {file}; correct the path"

@@ -16,7 +16,9 @@ def compare(one: Folder, other: Folder, as_json: Json = False) -> None:
 
     for run in (one, other):
         if not (run / "metrics.json").is_file():
-            raise ConfigError(f"{run}: is no finished run (it has no metrics.json); name one, such as runs/<name>/latest")
+            raise ConfigError(
+                f"{run}: is no finished run (it has no metrics.json); name one, such as runs/<name>/latest"
+            )
     first, second = view(one), view(other)
     settings = setting_changes(first.settings, second.settings)
     figures = list(figure_changes(first.metrics, second.metrics))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from upright.errors import ConfigError
+from upright.errors import ConfigError, PluginError
 
 if TYPE_CHECKING:
     from upright.catalog import Entry
@@ -84,7 +84,7 @@ def _needs_nothing(entry: Entry) -> bool:
 
     try:
         return not any(field.is_required() for field in catalog.load(entry).model_fields.values())
-    except catalog.PluginError:
+    except PluginError:
         return False
 
 

@@ -56,7 +56,8 @@ def plugins(
     else:
         header = ["section", "step", "distribution", "version"] + (["state"] if check else [])
         rows = [
-            [e.section, e.name, e.dist, e.version] + ([f"broken: {problems[e]}" if e in problems else "ok"] if check else [])
+            [e.section, e.name, e.dist, e.version]
+            + ([f"broken: {problems[e]}" if e in problems else "ok"] if check else [])
             for e in found
         ]
         table(header, rows)

@@ -15,7 +15,9 @@ def run(
     overrides: Overrides = None,
     resume: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="Go on in this run folder, from its newest checkpoint; STACK may be left out."),
+        typer.Option(
+            metavar="RUN", help="Go on in this run folder, from its newest checkpoint; STACK may be left out."
+        ),
     ] = None,
 ) -> None:
     """Run a stack in a new folder under its `output`; print where the report is.

@@ -69,7 +69,7 @@ def load_model(run: Run) -> Module:
     where = f"{run.stack.where('model', 'base')}  model.base"
     try:
         run.tokenizer = _tokenizer(source)
-        model = _with_head(run, source)
+        model: Module = _with_head(run, source)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ConfigError(
@@ -100,10 +100,10 @@ def load_encoder(run: Run) -> Module:
 
 def embed(run: Run, rows: Sequence[str] | Dataset) -> np.ndarray:
     """Mean-pooled embeddings of unit norm, ``[N, D]`` float32, in batches of similar length."""
-    texts = list(rows) if isinstance(rows, (list, tuple)) else [_text(row) for row in rows]  # type: ignore[union-attr]
-    encoder = run.base
+    texts = [row if isinstance(row, str) else _text(row) for row in rows]
+    encoder: Any = run.base
     order = sorted(range(len(texts)), key=lambda n: len(texts[n]))
-    width = int(encoder.config.hidden_size)  # type: ignore[union-attr,arg-type]
+    width = int(encoder.config.hidden_size)
     result = np.zeros((len(texts), width), dtype=np.float32)
     for start in range(0, len(order), 64):
         chosen = order[start : start + 64]
@@ -181,7 +181,7 @@ def _tokenizer(source: Source) -> Any:
     return AutoTokenizer.from_pretrained(source.location, revision=source.revision or "main")
 
 
-def _with_head(run: Run, source: Source) -> Module:
+def _with_head(run: Run, source: Source) -> Any:
     if source.folder is None or not (source.folder / "adapter_config.json").is_file():
         return _built(run, source)
     with tempfile.TemporaryDirectory(prefix="upright-base-") as name:

@@ -85,7 +85,7 @@ def collate(run: Run, rows: Sequence[int], split: str) -> Batch:
 
 
 def _padded(rows: list[list[int]], width: int, filler: int) -> Tensor:
-    table = np.full((len(rows), width), filler, dtype=np.int64)
+    table: np.ndarray = np.full((len(rows), width), filler, dtype=np.int64)
     for place, row in enumerate(rows):
         table[place, : len(row)] = row
     return torch.from_numpy(table)

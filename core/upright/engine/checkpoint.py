@@ -154,7 +154,7 @@ def read_state(folder: Path) -> dict[str, Any]:
                 raise IntegrityError(f"{folder / name}: is not what was written there")
         tree = json.loads((folder / "state.json").read_text())
         with safe_open(folder / "tensors.safetensors", framework="pt") as stored:
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}
+            tensors = {name: stored.get_tensor(name) for name in list(stored.keys())}
     except (OSError, ValueError) as error:
         raise IntegrityError(f"{folder}: is not a whole checkpoint ({error})") from error
     state: dict[str, Any] = _unpack(tree, tensors)

@@ -57,7 +57,7 @@ class CoreAnswers:
             if repeats:
                 losses = losses / _repeats(batch.rows)
             loss = losses.sum() / len(rows)
-            loss.backward()
+            torch.autograd.backward(loss)
             total += loss.detach()
             for step, named in statistics.items():
                 sums = released.setdefault(step, {})
@@ -86,4 +86,5 @@ class CoreAnswers:
 def _repeats(rows: Tensor) -> Tensor:
     """How often each row's number occurs in the batch, ``[R]``."""
     _, inverse, counts = torch.unique(rows, return_inverse=True, return_counts=True)
-    return counts[inverse]
+    repeats: Tensor = counts[inverse]
+    return repeats

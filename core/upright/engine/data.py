@@ -128,7 +128,9 @@ def _columns(run: Run, first: Record, told: str) -> dict[str, str]:
     """Our name -> the file's name, for every column that is mapped, required, optional and there, or sensitive."""
     data = run.config.data
     columns = dict(data.columns)
-    optional = () if run.config.model.task == "token-classification" else ("text_pair", "prompt", "completion", "label")
+    optional: tuple[str, ...] = (
+        () if run.config.model.task == "token-classification" else ("text_pair", "prompt", "completion", "label")
+    )
     if run.config.model.task == "text-generation":
         optional = ("prompt", "completion")
         if "text" not in columns and "prompt" in first.values and "completion" in first.values:

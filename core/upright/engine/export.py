@@ -103,4 +103,6 @@ def _adapted(inner: Any) -> list[str]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     prefix = "encoder." if isinstance(inner, MeanPooling) else ""
-    return sorted(name.removeprefix(prefix) for name, module in inner.named_modules() if isinstance(module, BaseTunerLayer))
+    return sorted(
+        name.removeprefix(prefix) for name, module in inner.named_modules() if isinstance(module, BaseTunerLayer)
+    )

@@ -59,8 +59,9 @@ def train(run: Run, resume: bool = False) -> Progress:
             _evaluate(run, progress)
         if _checkpoint_due(run, evaluated):
             save_checkpoint(run, schedule, progress)
-    if run.config.train.load_best_model_at_end and progress.best_update not in (None, run.update):
-        load_best(run, progress.best_update)  # type: ignore[arg-type]  # None is excluded a line above
+    best = progress.best_update
+    if run.config.train.load_best_model_at_end and best is not None and best != run.update:
+        load_best(run, best)
     run.calls.watch("trained", run)
     run.model.eval()
     return progress
@@ -73,7 +74,7 @@ def _update(run: Run, schedule: LRScheduler, parameters: list[torch.nn.Parameter
     run.groups = run.calls.gradients(run.calls.sample(run.update, run), run)
     penalty = run.calls.penalty(run.model, run)
     if penalty is not None:
-        penalty.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(penalty)
     limit = run.config.train.max_grad_norm
     norm = torch.nn.utils.clip_grad_norm_(parameters, limit if limit is not None else math.inf)
     if not torch.isfinite(norm):

@@ -57,7 +57,8 @@ def make_optimizer(run: Run) -> Optimizer:
     if config.optimizer == "adafactor":
         from transformers.optimization import Adafactor
 
-        return Adafactor(described, lr=body_rate, scale_parameter=False, relative_step=False)
+        adafactor: Optimizer = Adafactor(described, lr=body_rate, scale_parameter=False, relative_step=False)
+        return adafactor
     return torch.optim.AdamW(described, lr=body_rate, fused=run.device.type == "cuda")
 
 

@@ -132,7 +132,7 @@ def _estimate(run: Run) -> dict[str, Any]:
         rows = [(n * size + place) % len(run.data["train"]) for place in range(size)]
         started = time.perf_counter()
         for batch in run.batches(rows):
-            run.losses(batch)[0].sum().backward()
+            torch.autograd.backward(run.losses(batch)[0].sum())
         seconds.append(time.perf_counter() - started)
         run.model.zero_grad(set_to_none=True)
     trainable = sum(p.numel() * p.element_size() for p in run.model.parameters() if p.requires_grad)

@@ -80,7 +80,8 @@ def _metrics(names: list[str], result: tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """part / whole, 0 where there is nothing to divide by (scikit-learn's ``zero_division=0``)."""
-    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+    share: np.ndarray = np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+    return share
 
 
 def _classification(predictions: Predictions, seed: int, resamples: int) -> dict[str, Metric]:

@@ -147,7 +147,9 @@ def _verdicts(found: Verified, run: Run, metrics: dict[str, Metric]) -> None:
     if told != derived:
         pairs = zip(told, derived, strict=False)
         one = next((verdict for other, verdict in pairs if other != verdict), None)
-        what = f"the figures say: {one.sentence}" if one else f"the figures give {len(derived)} verdicts, not {len(told)}"
+        what = (
+            f"the figures say: {one.sentence}" if one else f"the figures give {len(derived)} verdicts, not {len(told)}"
+        )
         found.problems.append(f"{file}: is not what follows from the figures; {what}")
     blocked = any(verdict.judgement == "violated" and verdict.on_fail == "block" for verdict in derived)
     status: dict[str, Any] = json.loads((found.folder / "status.json").read_text(encoding="utf-8"))

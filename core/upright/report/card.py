@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jinja2
 
-from upright.report.page import HERE, state_of, interval, number
+from upright.report.page import HERE, interval, number, state_of
 from upright.report.view import view
 
 

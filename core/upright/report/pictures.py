@@ -43,7 +43,7 @@ def curve(points: Sequence[dict[str, Any]], key: str, title: str) -> str:
     if len(found) < 2:
         return ""
     if len(found) > 400:
-        found = found[:: len(found) // 400 + 1] + [found[-1]]
+        found = [*found[:: len(found) // 400 + 1], found[-1]]
     height, top, bottom = 190, 14, 30
     low, high = min(v for _, v in found), max(v for _, v in found)
     first, last = found[0][0], found[-1][0]
@@ -58,15 +58,17 @@ def curve(points: Sequence[dict[str, Any]], key: str, title: str) -> str:
     for share in (0.0, 0.5, 1.0):
         y = top + (height - top - bottom) * (1 - share)
         parts.append(f'<line x1="{left}" y1="{y:.1f}" x2="{left + span}" y2="{y:.1f}" class="grid"/>')
-        parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" class="tick" text-anchor="end">{low + share * tall:.4g}</text>')
+        parts.append(
+            f'<text x="{left - 8}" y="{y + 4:.1f}" class="tick" text-anchor="end">{low + share * tall:.4g}</text>'
+        )
     for update, anchor in ((first, "start"), (last, "end")):
         x = left if anchor == "start" else left + span
         parts.append(f'<text x="{x}" y="{height - 8}" class="tick" text-anchor="{anchor}">update {update:g}</text>')
     parts.append(f'<polyline class="curve" points="{" ".join(place(*point) for point in found)}"/>')
     if len(found) < 40:
         for point in found:
-            x, y = place(*point).split(",")
-            parts.append(f'<circle class="dot" cx="{x}" cy="{y}" r="3"/>')
+            cx, cy = place(*point).split(",")
+            parts.append(f'<circle class="dot" cx="{cx}" cy="{cy}" r="3"/>')
     return "".join([*parts, "</svg>"])
 
 

@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from upright_quickstart.generate import SIZES, make, write
-from upright_quickstart.planted_truth import _words
-
 from upright import Attribution, Stack
 from upright.engine.execute import execute
+from upright_quickstart.generate import SIZES, make, write
+from upright_quickstart.planted_truth import _words
 
 HERE = Path(__file__).parents[1]
 
@@ -33,7 +32,9 @@ def test_the_truth_says_what_is_there() -> None:
             assert ("label-noise" in note.defects) == (note.label != note.true_label)
             assert split == "train" or note.label == note.true_label
     train = splits["train"]
-    missed = {sex: [n for n in train if n.sex == sex and n.true_label == "urgent" and n.label == "routine"] for sex in "fm"}
+    missed = {
+        sex: [n for n in train if n.sex == sex and n.true_label == "urgent" and n.label == "routine"] for sex in "fm"
+    }
     assert len(missed["f"]) > 3 * len(missed["m"])
 
 
@@ -69,5 +70,7 @@ def test_a_small_run_counts_planted_against_found(tiny_mean: Path, tmp_path: Pat
 
 
 def test_word_pieces_are_put_together() -> None:
-    one = Attribution("0", "x", ["[CLS]", "pneu", "##monia", "."], [(0, 0), (0, 4), (4, 9), (9, 10)], [9.0, 1.0, 2.0, 0.5])
+    one = Attribution(
+        "0", "x", ["[CLS]", "pneu", "##monia", "."], [(0, 0), (0, 4), (4, 9), (9, 10)], [9.0, 1.0, 2.0, 0.5]
+    )
     assert _words(one) == [("pneumonia", 3.0), (".", 0.5)]

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
+
 from upright import Section, Step, hook
 from upright.errors import ConfigError
 from upright.objects import Table, Text
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
     from upright import Attribution, Run
 
 FINDS = {
@@ -85,7 +87,9 @@ class PlantedTruth(Step):
         rows = []
         for key, metric in run.metrics.items():
             name = key.rpartition("/group-audit/")[2]
-            if (name.split("/")[0] in (*shown, "true_positive_rate") and key.startswith("test/")) or key == "test/accuracy":
+            if (
+                name.split("/")[0] in (*shown, "true_positive_rate") and key.startswith("test/")
+            ) or key == "test/accuracy":
                 rows.append([name, _told(other.get(key, {})), _told(metric.to_json())])
         text = (
             f"The run {self.twin!r} differs from this one in that nothing acts on the gap while it trains. On 500 notes "

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_rows
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from upright_clean.exact_dup import ExactDup
-from upright_clean.length import Length
-from upright_clean.unicode import Unicode
 
+from conftest import write_rows
 from upright import Stack
 from upright.engine.cleaning import read_ledger
 from upright.engine.execute import execute
 from upright.errors import ConfigError
+from upright_clean.exact_dup import ExactDup
+from upright_clean.length import Length
+from upright_clean.unicode import Unicode
 
 
 def cleaned(folder: Path, splits: dict[str, list[dict[str, Any]]], *steps: Any) -> tuple[Any, list[dict[str, Any]]]:

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
-from upright import Decisions, Step, hook
 
+from upright import Decisions, Step, hook
 from upright_clean.inputs import inputs
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
     from upright import Run
 
 

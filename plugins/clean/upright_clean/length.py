@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
-from upright import Decisions, Step, hook
 
+from upright import Decisions, Step, hook
 from upright_clean.inputs import inputs
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import unicodedata
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
-from upright import Decisions, Step, hook
 
+from upright import Decisions, Step, hook
 from upright_clean.inputs import inputs
 
 if TYPE_CHECKING:

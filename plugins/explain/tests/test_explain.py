@@ -31,7 +31,9 @@ def by_hand(run: Any, row: int, target: int) -> np.ndarray:
     batch = next(iter(view.batches([row])))
     embedding = run.model.get_input_embeddings()
     special = torch.isin(batch.inputs["input_ids"], torch.tensor(run.tokenizer.all_special_ids))
-    pads = torch.where(special, batch.inputs["input_ids"], torch.full_like(batch.inputs["input_ids"], run.tokenizer.pad_token_id))
+    pads = torch.where(
+        special, batch.inputs["input_ids"], torch.full_like(batch.inputs["input_ids"], run.tokenizer.pad_token_id)
+    )
     with torch.no_grad():
         # straight from the table: what stands before position and type embeddings are added
         start, end = embedding.weight[pads], embedding.weight[batch.inputs["input_ids"]]
@@ -101,7 +103,10 @@ def test_tokens_have_their_places_and_padding_none(tuned: Any) -> None:
 def test_words_are_explained_too(tiny_bert: Path, tmp_path: Path) -> None:
     from conftest import write_rows
 
-    rows = [{"tokens": ["patient", "has", "feverfever", "today"], "labels": ["O", "O", "B-d", "O"]}, {"tokens": ["rest"], "labels": ["O"]}] * 10
+    rows = [
+        {"tokens": ["patient", "has", "feverfever", "today"], "labels": ["O", "O", "B-d", "O"]},
+        {"tokens": ["rest"], "labels": ["O"]},
+    ] * 10
     stack = {
         "data": {"train": write_rows(tmp_path / "w.jsonl", rows), "test": write_rows(tmp_path / "e.jsonl", rows)},
         "model": {"base": str(tiny_bert), "task": "token-classification"},

@@ -6,12 +6,14 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
+
 from upright import Attribution, Capability, Section, Step, hook
 from upright.objects import Table, Text
 
 if TYPE_CHECKING:
     import torch
     from datasets import Dataset
+
     from upright import Batch, Run
     from upright.objects import Target
 

@@ -11,17 +11,17 @@ import fairlearn.metrics as fairlearn
 import numpy as np
 import pytest
 import torch
-from conftest import WORDS, write_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from upright_fairness import rates
-from upright_fairness.group_audit import GroupAudit
-from upright_fairness.threshold import choose
 
+from conftest import WORDS, write_rows
 from upright import Metric, Run, Stack, Step, hook
 from upright.engine.execute import execute
 from upright.errors import ConfigError
 from upright.stack import Placed
+from upright_fairness import rates
+from upright_fairness.group_audit import GroupAudit
+from upright_fairness.threshold import choose
 
 DRAWS = st.lists(st.tuples(st.booleans(), st.booleans(), st.sampled_from("abc")), min_size=30, max_size=90)
 
@@ -40,8 +40,14 @@ def test_rates_gaps_and_ratios_are_fairlearns(rows: list[Any]) -> None:
     if len(names) < 2 or (counts.sum(-1) == 0).any():
         return  # fairlearn counts an undefined rate as 0; ours is undefined, which another test holds
     frame = fairlearn.MetricFrame(
-        metrics={"selection_rate": fairlearn.selection_rate, "true_positive_rate": fairlearn.true_positive_rate, "false_positive_rate": fairlearn.false_positive_rate},
-        y_true=truth.astype(float), y_pred=decision.astype(float), sensitive_features=group,
+        metrics={
+            "selection_rate": fairlearn.selection_rate,
+            "true_positive_rate": fairlearn.true_positive_rate,
+            "false_positive_rate": fairlearn.false_positive_rate,
+        },
+        y_true=truth.astype(float),
+        y_pred=decision.astype(float),
+        sensitive_features=group,
     )
     found = rates.rates(counts)
     for rate in frame.by_group.columns:
@@ -187,7 +193,13 @@ def test_the_constraint_narrows_a_gap_that_bias_opened(private: bool, tiny_bert:
             "data": biased(tmp_path),
             "model": {"base": str(tiny_bert)},
             "tune": "full",
-            "train": {"epochs": 25, "batch_size": 60, "learning_rate": 0.1, "eval_strategy": "no", "max_grad_norm": None},
+            "train": {
+                "epochs": 25,
+                "batch_size": 60,
+                "learning_rate": 0.1,
+                "eval_strategy": "no",
+                "max_grad_norm": None,
+            },
             "fairness": fairness,
         }
         if private:

@@ -25,14 +25,17 @@ class EqualizedOdds(Step):
     tasks = frozenset({"text-classification"})
 
     groups: list[str] = Field(min_length=1, description="Sensitive columns whose groups shall have equal rates.")
-    positive: str | None = Field(None, description="The class whose rates are meant; needed with more than two classes.")
+    positive: str | None = Field(
+        None, description="The class whose rates are meant; needed with more than two classes."
+    )
     max_gap: float = Field(0.02, ge=0, le=1, description="Distance to the common rate that is left alone.")
     dual_learning_rate: float = Field(0.1, gt=0, description="How fast multipliers follow a violated rate.")
     damping: float = Field(0.01, ge=0, lt=1, description="Share of every multiplier that is forgotten at an update.")
     momentum: float = Field(0.95, ge=0, lt=1, description="Memory of the averaged counts.")
     max_multiplier: float = Field(2.0, gt=0, description="Bound on every multiplier.")
     refit_threshold: bool = Field(
-        True, description="Choose one threshold for all groups on validation: accuracy less the gap over max_gap (two classes)."
+        True,
+        description="Choose one threshold for all groups on validation: accuracy less the gap over max_gap (two classes).",
     )
 
     @hook

@@ -20,10 +20,14 @@ class GroupAudit(Step):
     tasks = frozenset({"text-classification"})
 
     groups: list[str] = Field(min_length=1, description="Sensitive columns to compare by.")
-    positive: str | None = Field(None, description="The class whose rates are meant; default: the second of two, each of more against the rest.")
+    positive: str | None = Field(
+        None, description="The class whose rates are meant; default: the second of two, each of more against the rest."
+    )
     constraint: Constraint = Field("equalized_odds", description="The gap that max_gap bounds.")
     max_gap: float | None = Field(None, ge=0, le=1, description="Largest gap that is accepted.")
-    on_fail: Literal["block", "warn"] = Field("warn", description="block: a violated gap ends the run with exit code 4.")
+    on_fail: Literal["block", "warn"] = Field(
+        "warn", description="block: a violated gap ends the run with exit code 4."
+    )
     min_rows: int = Field(30, ge=1, description="Fewer rows in a cell are insufficient evidence.")
 
     @hook
@@ -71,7 +75,9 @@ class GroupAudit(Step):
         splits = sorted({key.split("/")[0] for key in metrics} - {"train", "validation", "run"})
         splits = splits or ["validation"]
         return [
-            self._verdict(split, column, suffix, metrics.get(f"{split}/{home}/{self.constraint}_difference/{column}{suffix}"))
+            self._verdict(
+                split, column, suffix, metrics.get(f"{split}/{home}/{self.constraint}_difference/{column}{suffix}")
+            )
             for split in splits
             for column in self.groups
             for _, suffix in self._classes(run.labels or _labels(metrics, home, split, column))
@@ -111,7 +117,9 @@ class GroupAudit(Step):
             return Verdict(gate, "met", f"{told}: not over {self.max_gap}", self.on_fail)
         if metric.low > self.max_gap:
             return Verdict(gate, "violated", f"{told}: over {self.max_gap}", self.on_fail)
-        return Verdict(gate, "insufficient evidence", f"{told}: {self.max_gap} lies inside; test on more rows", self.on_fail)
+        return Verdict(
+            gate, "insufficient evidence", f"{told}: {self.max_gap} lies inside; test on more rows", self.on_fail
+        )
 
 
 def _labels(metrics: dict[str, Metric], home: str, split: str, column: str) -> list[str]:

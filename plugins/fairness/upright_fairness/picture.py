@@ -60,12 +60,16 @@ def _points(found: dict[str, Any], column: str) -> str:
     for tick in range(5):
         x = LEFT + span * tick / 4
         parts.append(f'<line x1="{x}" y1="6" x2="{x}" y2="{height - 22}" stroke="currentColor" opacity=".15"/>')
-        parts.append(f'<text x="{x}" y="{height - 6}" font-size="11" text-anchor="middle" fill="currentColor">{tick / 4}</text>')
+        parts.append(
+            f'<text x="{x}" y="{height - 6}" font-size="11" text-anchor="middle" fill="currentColor">{tick / 4}</text>'
+        )
     for place, (key, metric) in enumerate(rows):
         y = 18 + place * ROW
         name = key.replace(f"/{column}", "").replace("/", " ").replace("_", " ")
         low, mid, high = (LEFT + span * value for value in (metric.low, metric.value, metric.high))
-        parts.append(f'<text x="{LEFT - 12}" y="{y + 4}" font-size="12" text-anchor="end" fill="currentColor">{escape(name)}</text>')
+        parts.append(
+            f'<text x="{LEFT - 12}" y="{y + 4}" font-size="12" text-anchor="end" fill="currentColor">{escape(name)}</text>'
+        )
         parts.append(f'<line x1="{low:.1f}" y1="{y}" x2="{high:.1f}" y2="{y}" stroke="currentColor" stroke-width="2"/>')
         parts.append(f'<circle cx="{mid:.1f}" cy="{y}" r="4.5" fill="currentColor"/>')
     return "".join([*parts, "</svg>"])

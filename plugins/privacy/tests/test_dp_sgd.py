@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 from outside_steps import StopAt, with_steps
-from upright_privacy import clipping
-from upright_privacy.accounting import combined, epsilon, noise_for
-from upright_privacy.ledger import Ledger, draws, read_ledger
-from upright_privacy.per_unit import Losses, per_row, per_unit, trainable
 
 from upright import Stack
 from upright.engine.batches import collate
 from upright.engine.execute import execute, prepare_run
 from upright.errors import ConfigError, IntegrityError, UprightError
+from upright_privacy import clipping
+from upright_privacy.accounting import combined, epsilon, noise_for
+from upright_privacy.ledger import Ledger, draws, read_ledger
+from upright_privacy.per_unit import Losses, per_row, per_unit, trainable
 
 PRIVATE = {"use": "dp-sgd", "noise_multiplier": 1.0, "delta": 1e-3}
 
@@ -43,7 +43,11 @@ def one_by_one(run: Any, row: int) -> dict[str, torch.Tensor]:
     model.zero_grad()
     logits = model(**batch.inputs).logits
     torch.nn.functional.cross_entropy(logits, batch.labels).backward()
-    found = {f"model.{name}": p.grad.clone() if p.grad is not None else torch.zeros_like(p) for name, p in model.named_parameters() if p.requires_grad}
+    found = {
+        f"model.{name}": p.grad.clone() if p.grad is not None else torch.zeros_like(p)
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    }
     model.float().zero_grad()
     return found
 
@@ -66,7 +70,12 @@ def test_per_record_gradients_are_those_of_one_record_alone(
 
 def test_language_models_are_clipped_per_record_too(tiny_llama: Path, tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("the patient has fever\nrest\nsome pain today and very mild cough\n" * 12)
-    toy = {"data": {"train": str(tmp_path / "t.txt")}, "model": {"base": str(tiny_llama), "task": "text-generation"}, "tune": {"use": "lora", "rank": 2}, "output": str(tmp_path / "runs")}
+    toy = {
+        "data": {"train": str(tmp_path / "t.txt")},
+        "model": {"base": str(tiny_llama), "task": "text-generation"},
+        "tune": {"use": "lora", "rank": 2},
+        "output": str(tmp_path / "runs"),
+    }
     run = prepared(toy, tmp_path / "run")
     batch = collate(run, range(4), "train")
     fast, slow = per_row(Losses(run), batch, "functorch")[0], per_row(Losses(run), batch, "loop")[0]

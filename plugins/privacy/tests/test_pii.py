@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from upright_privacy.patterns import EVERY, find, iban, luhn
-from upright_privacy.surrogates import surrogate
 
 from upright import Stack
 from upright.engine.execute import execute
+from upright_privacy.patterns import EVERY, find, iban, luhn
+from upright_privacy.surrogates import surrogate
 
 PLANTED = [
     ("write to jo.lind+x@mail.example.org.", "email", "jo.lind+x@mail.example.org"),
@@ -89,7 +89,6 @@ def test_surrogates_are_alike_for_like_and_never_the_value(text: str, kind: str,
 
 def test_every_split_is_masked_alike_and_the_ledger_holds_no_value(toy: dict[str, Any], tmp_path: Path) -> None:
     from conftest import toy_rows, write_rows
-
     from upright.engine.cleaning import read_ledger
 
     rows = [{**row, "text": f"{row['text']} mail jo@example.org"} for row in toy_rows(40, 0)]
@@ -105,6 +104,7 @@ def test_every_split_is_masked_alike_and_the_ledger_holds_no_value(toy: dict[str
 
 def test_only_what_was_asked_for_is_replaced(toy: dict[str, Any]) -> None:
     from datasets import Dataset
+
     from upright_privacy.pii import Pii
 
     run = type("R", (), {"folder": Path("x")})()

@@ -44,7 +44,5 @@ def noise_for(target: float, delta: float, rate: float, draws: int) -> float:
     from opacus.accountants.utils import get_noise_multiplier
 
     return float(
-        get_noise_multiplier(
-            target_epsilon=target, target_delta=delta, sample_rate=rate, steps=draws, accountant="prv"
-        )
+        get_noise_multiplier(target_epsilon=target, target_delta=delta, sample_rate=rate, steps=draws, accountant="prv")
     )

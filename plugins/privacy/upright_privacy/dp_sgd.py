@@ -237,7 +237,9 @@ class DpSgd(Step):
             error = deviation(run)
         except (RuntimeError, ValueError, NotImplementedError) as cause:
             if self.grad_sample_mode == "functorch":
-                raise UprightError(f"{where}: vmap cannot run this model ({cause}); use grad_sample_mode: loop") from cause
+                raise UprightError(
+                    f"{where}: vmap cannot run this model ({cause}); use grad_sample_mode: loop"
+                ) from cause
             return "loop", 0.0
         if error > 1e-3:
             if self.grad_sample_mode == "functorch":

@@ -53,7 +53,7 @@ def _after(text: str, start: int) -> int:
 
 
 def _second(text: str, start: int, refused: str, kinds: frozenset[str]) -> Hit | None:
-    for name, pattern in PATTERNS.items():
+    for name in PATTERNS:
         if name == refused or KINDS[name][0] not in kinds:
             continue
         match = COMPILED[name].match(text, start)
@@ -165,7 +165,8 @@ PATTERNS = {
     "cn_id": r"(?<!\w)[1-9]\d{5}(?:19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3}[\dXx](?!\w)",
     "de_tax_id": r"(?<![\w-])[1-9]\d (?:\d{3} ){2}\d{3}(?![\w-])|(?<![\w-])[1-9]\d{10}(?![\w-])",
     "es_dni": r"(?<!\w)(?:\d{8}|[XYZxyz]\d{7})[- ]?[A-Za-z](?!\w)",
-    "phone": r"(?<![\w.-])\+\d{1,3}(?:[ .-]?\(\d{1,4}\))?(?:[ .-]?\d{1,8}){2,5}(?!\w)|(?<![\w.-])(?:(?:\+|00)\d{1,3}[ .-]?)?(?:\(0?\d{1,4}\)[ .-]?)?\d{2,5}(?:[ .-]\d{2,5}){1,4}(?:x\d{1,5}|(?!\w))"
+    "phone": r"(?<![\w.-])\+\d{1,3}(?:[ .-]?\(\d{1,4}\))?(?:[ .-]?\d{1,8}){2,5}(?!\w)"
+    r"|(?<![\w.-])(?:(?:\+|00)\d{1,3}[ .-]?)?(?:\(0?\d{1,4}\)[ .-]?)?\d{2,5}(?:[ .-]\d{2,5}){1,4}(?:x\d{1,5}|(?!\w))"
     r"|(?<![\w.-])\+\d{8,15}(?!\w)|(?<![\w.-])0\d{9,10}(?!\w)|(?<!\w)\(\d{2,5}\)[ .-]?\d{2,4}(?:[ .-]?\d{2,5}){1,3}(?!\w)",
 }
 """In the order of preference where two fit at one place."""

@@ -96,7 +96,9 @@ def _looped(losses: Losses, batch: Batch) -> tuple[dict[str, Tensor], Statistics
     for place in range(len(batch)):
         loss, statistics = losses(batch.take(torch.tensor([place], device=batch.rows.device)))
         gradient = torch.autograd.grad(loss.sum(), list(parameters.values()), allow_unused=True)
-        rows.append([torch.zeros_like(p) if g is None else g for g, p in zip(gradient, parameters.values(), strict=True)])
+        rows.append(
+            [torch.zeros_like(p) if g is None else g for g, p in zip(gradient, parameters.values(), strict=True)]
+        )
         found.append(statistics)
     gradients = {name: torch.stack([row[n] for row in rows]) for n, name in enumerate(parameters)}
     joined = {

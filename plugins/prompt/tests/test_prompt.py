@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import write_rows
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
-from upright_prompt.template import Template, count, fields
 
+from conftest import write_rows
 from upright import Stack
 from upright.engine.execute import execute
 from upright.errors import ConfigError
+from upright_prompt.template import Template, count, fields
 
 
 class Window:
@@ -25,7 +25,10 @@ class Window:
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(a=st.lists(st.sampled_from(["fever", "x", "cough!"]), max_size=30), b=st.lists(st.sampled_from(["walk", "yz"]), max_size=30))
+@given(
+    a=st.lists(st.sampled_from(["fever", "x", "cough!"]), max_size=30),
+    b=st.lists(st.sampled_from(["walk", "yz"]), max_size=30),
+)
 def test_what_is_rendered_fits_and_the_longest_column_is_cut_first(tiny_bert: Path, a: list[str], b: list[str]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
     record = {"text": " ".join(a), "text_pair": " ".join(b)}
@@ -44,7 +47,12 @@ def test_names_are_read_checked_and_special_tokens_known(tiny_bert: Path, toy: d
     tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
     made = Template(text="{text} is {mask_token} {{x}}").prompt({"text": "fever"}, Window(tokenizer, 32))
     assert made["text"] == "fever is [MASK] {x}"
-    for text, told in (("{text", "is no template"), ("{0}", "not a plain name"), ("{text!r}", "not a plain name"), ("hello", "names no column")):
+    for text, told in (
+        ("{text", "is no template"),
+        ("{0}", "not a plain name"),
+        ("{text!r}", "not a plain name"),
+        ("hello", "names no column"),
+    ):
         with pytest.raises(ConfigError, match=told):
             Stack.load({**toy, "prompt": {"use": "template", "text": text}})
     for text, told in (("{txt}", "did you mean 'text'"), ("{sex}", "no column"), ("{label}", "no column")):
@@ -106,6 +114,10 @@ def test_label_similarity_refuses_what_it_cannot_do(toy: dict[str, Any], tiny_me
 def test_zero_shot_on_real_intents_is_far_above_chance(shared_data: Path, tmp_path: Path) -> None:
     lines = (shared_data / "banking77" / "test.jsonl").read_text().splitlines()[::20]
     (tmp_path / "t.jsonl").write_text("\n".join(lines) + "\n")
-    stack = {"data": {"test": str(tmp_path / "t.jsonl")}, "prompt": "label-similarity", "output": str(tmp_path / "runs")}
+    stack = {
+        "data": {"test": str(tmp_path / "t.jsonl")},
+        "prompt": "label-similarity",
+        "output": str(tmp_path / "runs"),
+    }
     run = execute(Stack.load(stack))
     assert run.metrics["test/accuracy"].low > 0.4  # chance is 1/77

@@ -9,11 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, field_validator
+
 from upright import Output, Step, hook
 from upright.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
+
     from upright import Batch, Run
 
 

@@ -7,11 +7,13 @@ from string import Formatter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, field_validator
+
 from upright import Step, hook
 from upright.errors import ConfigError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
     from upright import Run
 
 SPECIAL = ("bos_token", "eos_token", "sep_token", "cls_token", "mask_token", "pad_token", "unk_token")

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from upright_tune.blocks import find_blocks, linear_names
 
 from upright import Stack
 from upright.engine.execute import execute, prepare_run
 from upright.errors import ConfigError
+from upright_tune.blocks import find_blocks, linear_names
 
 
 def trained(toy: dict[str, Any], tune: Any, folder: Path) -> set[str]:
@@ -32,9 +32,13 @@ def test_what_each_tuner_trains(toy: dict[str, Any], tiny_mean: Path, tmp_path: 
     everything = trained(toy, "full", tmp_path / "c")
     assert any("embeddings" in name for name in everything)
     lora = trained(toy, {"use": "lora", "rank": 2}, tmp_path / "d")
-    assert {name.rpartition(".base_model.model.")[2] for name in lora if "lora" not in name} <= {f"base_model.model.{h}" for h in HEAD} | HEAD
+    assert {name.rpartition(".base_model.model.")[2] for name in lora if "lora" not in name} <= {
+        f"base_model.model.{h}" for h in HEAD
+    } | HEAD
     assert all("lora_A" in name or "lora_B" in name or "classifier" in name for name in lora)
-    some = trained(toy, {"use": "lora", "rank": 2, "target_modules": ["query"], "layers_to_transform": [1]}, tmp_path / "e")
+    some = trained(
+        toy, {"use": "lora", "rank": 2, "target_modules": ["query"], "layers_to_transform": [1]}, tmp_path / "e"
+    )
     assert {name for name in some if "lora" in name} == {
         f"base_model.model.encoder.encoder.layer.1.attention.self.query.lora_{side}.default.weight" for side in "AB"
     }

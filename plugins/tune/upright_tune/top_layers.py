@@ -25,7 +25,9 @@ class TopLayers(Step):
         except ValueError as error:
             raise ConfigError(f"{where}  tune.top-layers: {error}; use `full` or `head`") from error
         if self.layers > len(blocks):
-            raise ConfigError(f"{where}  tune.top-layers: layers is {self.layers}, the model has {len(blocks)}; lower it")
+            raise ConfigError(
+                f"{where}  tune.top-layers: layers is {self.layers}, the model has {len(blocks)}; lower it"
+            )
         for block in blocks[len(blocks) - self.layers :]:
             block.requires_grad_(True)
         return model
