@@ -161,6 +161,8 @@ def test_ctrl_c_ends_with_130_and_the_run_goes_on(toy: dict[str, Any], tmp_path:
         stdout=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
+        # a shell's background job ignores ctrl-C, and so would every process under it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stderr is not None
     folder = tmp_path / "runs" / "toy" / "latest"

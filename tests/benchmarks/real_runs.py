@@ -37,7 +37,9 @@ UNTUNED = "story-writer/stack.yaml"
 
 def told(metric: Metric) -> str:
     """Value and interval."""
-    return f"{metric.value:.4g} [{metric.low:.4g}, {metric.high:.4g}]" if metric.low is not None else f"{metric.value:.4g}"
+    return (
+        f"{metric.value:.4g} [{metric.low:.4g}, {metric.high:.4g}]" if metric.low is not None else f"{metric.value:.4g}"
+    )
 
 
 def untuned(stack: Stack) -> Metric:

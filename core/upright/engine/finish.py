@@ -166,10 +166,8 @@ def _section_json(section: Section) -> dict[str, Any]:
 
 def _previous(folder: Path) -> Path | None:
     """The newest finished run of the same name before this one."""
-    older = sorted(
-        path
-        for path in folder.parent.iterdir()
-        if path.is_dir() and not path.is_symlink() and path.name < folder.name
-        if read_status(path).get("state") in ("done", "gate-failed")
-    )
-    return older[-1] if older else None
+    others = [path for path in folder.parent.iterdir() if path.is_dir() and not path.is_symlink() and path != folder]
+    ended = {
+        path: status["time"] for path in others if (status := read_status(path))["state"] in ("done", "gate-failed")
+    }
+    return max(ended, key=ended.__getitem__) if ended else None
