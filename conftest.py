@@ -164,6 +164,40 @@ def toy(tiny_bert: Path, toy_files: dict[str, Any], tmp_path: Path) -> dict[str,
     }
 
 
+@pytest.fixture(scope="session")
+def finished(tiny_mean: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a step of every kind."""
+    from upright import Stack
+    from upright.engine.execute import execute
+
+    folder = tmp_path_factory.mktemp("finished")
+    data = {
+        name: write_rows(folder / f"{name}.jsonl", toy_rows(size, n))
+        for n, (name, size) in enumerate({"train": 60, "validation": 40, "test": 80}.items())
+    }
+    (folder / "stack.yaml").write_text(
+        json.dumps(
+            {
+                "name": "whole",
+                "data": {**data, "sensitive": ["sex"]},
+                "clean": ["exact-dup", "unicode", "length"],
+                "model": {"base": str(tiny_mean)},
+                "prompt": {"use": "template", "text": "note: {text}"},
+                "tune": {"use": "lora", "rank": 2},
+                "train": {"max_steps": 3, "batch_size": 12},
+                "fairness": [
+                    {"use": "equalized-odds", "groups": ["sex"]},
+                    {"use": "group-audit", "groups": ["sex"], "max_gap": 0.9, "min_rows": 1},
+                ],
+                "privacy": ["pii", {"use": "dp-sgd", "noise_multiplier": 1.0, "delta": 1e-3}],
+                "explain": {"use": "integrated-gradients", "samples": 4},
+                "output": str(folder / "runs"),
+            }
+        )
+    )
+    return execute(Stack.load(folder / "stack.yaml")).folder
+
+
 @pytest.fixture
 def upright(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """The command line as a process of its own, in ``tmp_path``."""

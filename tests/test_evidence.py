@@ -8,54 +8,17 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from conftest import toy_rows, write_rows
-from upright import Run, Section, Stack, Step, hook
-from upright.engine.execute import execute
+from conftest import toy_rows
 from upright.errors import ConfigError, IntegrityError
-from upright.evidence.metrics import read_metrics
 from upright.evidence.verify import verify
-from upright.objects import Svg, Text
-from upright.stack import Placed
 
 FILES = """stack.yaml stack.resolved.yaml plan.json status.json lock.json events.jsonl data/ledger.parquet checkpoints
 model steps/dp-sgd/accountant.jsonl predictions/test.parquet predictions/validation.parquet metrics.json
 evidence/fairness.json evidence/privacy.json evidence/explain.json evidence/training.json evidence/gates.json
 report.html MODEL_CARD.md CHANGELOG.md manifest.json""".split()
-
-
-@pytest.fixture(scope="module")
-def finished(tiny_mean: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with a step of every kind."""
-    folder = tmp_path_factory.mktemp("finished")
-    data = {
-        name: write_rows(folder / f"{name}.jsonl", toy_rows(size, n))
-        for n, (name, size) in enumerate({"train": 60, "validation": 40, "test": 80}.items())
-    }
-    (folder / "stack.yaml").write_text(
-        json.dumps(
-            {
-                "name": "whole",
-                "data": {**data, "sensitive": ["sex"]},
-                "clean": ["exact-dup", "unicode", "length"],
-                "model": {"base": str(tiny_mean)},
-                "prompt": {"use": "template", "text": "note: {text}"},
-                "tune": {"use": "lora", "rank": 2},
-                "train": {"max_steps": 3, "batch_size": 12},
-                "fairness": [
-                    {"use": "equalized-odds", "groups": ["sex"]},
-                    {"use": "group-audit", "groups": ["sex"], "max_gap": 0.9, "min_rows": 1},
-                ],
-                "privacy": ["pii", {"use": "dp-sgd", "noise_multiplier": 1.0, "delta": 1e-3}],
-                "explain": {"use": "integrated-gradients", "samples": 4},
-                "output": str(folder / "runs"),
-            }
-        )
-    )
-    return execute(Stack.load(folder / "stack.yaml")).folder
 
 
 @pytest.fixture
@@ -185,102 +148,6 @@ def test_a_private_run_withholds_what_is_of_single_records(finished: Path) -> No
     assert updates
     assert not [line for line in updates if "train_loss" in line or "rows" in line]
     assert "Withheld, because training is private" in (finished / "report.html").read_text()
-
-
-# --- reports --------------------------------------------------------------------------------------------------------
-
-
-class Breaks(Step):
-    """Fails when it is asked to report and draws a picture that runs something."""
-
-    picture: str = ""
-
-    @hook
-    def report(self, run: Run) -> Section:
-        if not self.picture:
-            raise RuntimeError("<b>no & nothing</b>")
-        return Section("<script>alert(1)</script>", [Text("<img src=x>"), Svg(self.picture)])
-
-
-def run_with(toy: dict[str, Any], step: Step) -> Run:
-    stack = Stack.load(toy)
-    stack.steps.append(Placed("train", "breaks", "breaks", step, "test:1:1"))
-    return execute(stack)
-
-
-def test_a_step_that_fails_in_its_report_is_failed_never_absent(toy: dict[str, Any]) -> None:
-    run = run_with(toy, Breaks())
-    assert run.exit_code == 1
-    page = (run.folder / "report.html").read_text()
-    assert "failed – RuntimeError" in page.replace("breaks: ", "")
-    assert "<b>no" not in page
-    assert "&lt;b&gt;no &amp; nothing" in page
-    assert json.loads((run.folder / "status.json").read_text())["state"] == "failed"
-    assert (run.folder / "manifest.json").is_file()
-
-
-@pytest.mark.parametrize(
-    "picture",
-    [
-        '<svg xmlns="http://www.w3.org/2000/svg"><script>1</script></svg>',
-        '<svg xmlns="http://www.w3.org/2000/svg" onload="x()"></svg>',
-        '<svg xmlns="http://www.w3.org/2000/svg"><a href="http://x"><text>x</text></a></svg>',
-        '<svg xmlns="http://www.w3.org/2000/svg"><rect fill="url(http://x)"/></svg>',
-        "<!DOCTYPE x [<!ENTITY a 'b'>]><svg xmlns='http://www.w3.org/2000/svg'></svg>",
-        "<svg",
-    ],
-)
-def test_what_a_step_writes_cannot_act_in_the_page(toy: dict[str, Any], picture: str) -> None:
-    from upright.report.pictures import checked
-
-    assert checked(picture) is None
-
-
-def test_text_of_steps_is_escaped_and_the_page_points_nowhere(toy: dict[str, Any]) -> None:
-    run = run_with(toy, Breaks(picture='<svg xmlns="http://www.w3.org/2000/svg" onload="x()"></svg>'))
-    page = (run.folder / "report.html").read_text()
-    assert "<script" not in page
-    assert "<img" not in page
-    assert "a picture was refused" in page
-    assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
-    assert "src=" not in page.replace("&lt;img src=x&gt;", "")
-
-
-def test_the_page_opens_in_a_browser(finished: Path, tmp_path: Path) -> None:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("chromium is not installed")
-    done = subprocess.run(
-        [
-            chromium,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            f"--user-data-dir={tmp_path}",
-            "--dump-dom",
-            f"file://{finished / 'report.html'}",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    for heading in ("Figures", "Gates", "Training", "Differential privacy", "Explanations", "Verify"):
-        assert f">{heading}<" in done.stdout
-    assert "Refused to" not in done.stderr
-
-
-def test_a_second_run_tells_what_changed(toy: dict[str, Any]) -> None:
-    first = execute(Stack.load(toy))
-    assert "first finished run" in (first.folder / "CHANGELOG.md").read_text()
-    toy["tune"]["rank"] = 4
-    second = execute(Stack.load(toy))
-    changes = (second.folder / "CHANGELOG.md").read_text()
-    assert f"Against run {first.folder.name}" in changes
-    assert "`tune[lora].rank`: 2 → 4" in changes
-    card = (second.folder / "MODEL_CARD.md").read_text()
-    assert card.startswith("---\n")
-    assert f"{read_metrics(second.folder)['test/accuracy'].n}" in card
 
 
 # --- the command line over a finished run -----------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
         path = Path(source)
         if path.is_dir():
             path = path / "stack.yaml"
-        document, root = read_document(path, str(source)), path.resolve().parent
+        document, root = read_document(path, str(path)), path.resolve().parent
     for assignment in overrides:
         override(document, assignment)
     substitute(document)
