@@ -65,7 +65,8 @@ def prepare_run(stack: Stack, folder: Path, listen: Listen | None = None, *, res
     Errors: `ConfigError` for the stack or its data, `UprightError` for a step that does not keep the contract.
     """
     steps = [placed.step for placed in stack.steps]
-    run = Run(stack, folder, Calls(steps, CoreAnswers()), Events(folder / "events.jsonl", listen))
+    events = Events(folder / "events.jsonl", listen, resolution=60 if stack.private else 0.001)
+    run = Run(stack, folder, Calls(steps, CoreAnswers()), events)
     run.task = get(stack.settings.model.task)
     stage(run, "clean")
     load_data(run)

@@ -12,15 +12,23 @@ from upright.evidence.files import disk_error
 
 
 class Events:
-    """Appends events to a file and tells them to a listener."""
+    """Appends events to a file and tells them to a listener.
 
-    def __init__(self, path: Path, listen: Callable[[dict[str, Any]], None] | None = None) -> None:
+    ``resolution`` is that of the times, in seconds: a private run's are coarse, since how long an update took tells how
+    many records it drew.
+    """
+
+    def __init__(
+        self, path: Path, listen: Callable[[dict[str, Any]], None] | None = None, resolution: float = 0.001
+    ) -> None:
         self.path = path
         self.listen = listen
+        self.resolution = resolution
 
     def write(self, event: str, **fields: Any) -> None:
         """Append one line. Raises UprightError when the disk refuses it."""
-        line = {"time": round(time.time(), 3), "event": event, **fields}
+        now = round(round(time.time() / self.resolution) * self.resolution, 3)
+        line = {"time": now, "event": event, **fields}
         try:
             with self.path.open("a", encoding="utf-8") as out:
                 out.write(json.dumps(line, ensure_ascii=False) + "\n")

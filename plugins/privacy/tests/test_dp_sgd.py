@@ -13,7 +13,7 @@ import pytest
 import torch
 from outside_steps import StopAt, with_steps
 
-from upright import Stack
+from upright import Stack, Step, hook
 from upright.engine.batches import collate
 from upright.engine.execute import execute, prepare_run
 from upright.errors import ConfigError, IntegrityError, UprightError
@@ -220,7 +220,7 @@ def test_poisson_sampling_draws_each_unit_alike_and_alone(toy: dict[str, Any], t
     run = prepared(private(toy), tmp_path)
     step = run.stack.steps[-1].step
     run.updates = 10**6
-    step._state(run).update(sample_rate=8 / 48, noise_multiplier=1.0, attempt=1, mode="loop", error=0.0)
+    step._state(run).update(sample_rate=8 / 48, noise_multiplier=1.0, attempt=1, mode="loop")
     drawn = np.zeros((400, 48))
     for update in range(400):
         drawn[update, step.sample(update, run)] = 1
@@ -280,3 +280,35 @@ def test_a_batch_over_all_units_is_refused(toy: dict[str, Any]) -> None:
     toy["train"]["batch_size"] = 500
     with pytest.raises(ConfigError, match="batch_size is over the 48 training units"):
         execute(Stack.load(private(toy)))
+
+
+class Branches(torch.nn.Module):
+    """Asks a tensor for its value, which vmap cannot."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.config = inner.config
+
+    def forward(self, **inputs: Any) -> Any:
+        output = self.inner(**inputs)
+        return output if output.logits.sum().item() < 1e9 else None
+
+
+def test_a_model_that_vmap_cannot_run_is_trained_one_record_at_a_time_and_says_so(toy: dict[str, Any]) -> None:
+    class Wrapped(Step):
+        @hook
+        def tune(self, model: Any) -> Any:
+            return Branches(model.requires_grad_(True))
+
+    told: list[dict[str, Any]] = []
+    for mode, message in (("auto", "one record is taken at a time"), ("functorch", "vmap cannot run this model")):
+        stack = with_steps(
+            Stack.load({**toy, "tune": "full", "privacy": {**PRIVATE, "grad_sample_mode": mode}}),
+            ("tune", "wrapped", Wrapped()),
+        )
+        try:
+            execute(stack, listen=told.append)
+        except UprightError as error:
+            told.append({"event": "warning", "message": str(error)})
+        assert any(message in event["message"] for event in told if event["event"] == "warning")
