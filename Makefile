@@ -25,6 +25,7 @@ demo: $(READY)  ## clean, tune, audit, explain and train privately on made-up cl
 	$(BIN)/upright run $(QUICKSTART) $(UNCONSTRAINED)
 	$(BIN)/upright run $(QUICKSTART)
 	$(BIN)/upright verify runs/quickstart/latest
+	@$(BIN)/upright report runs/quickstart/latest
 
 test: $(READY)  ## the fast tests, one process per core
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist worksteal -m "not slow and not gpu"

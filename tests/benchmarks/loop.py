@@ -141,7 +141,7 @@ def by_hand(run: Run, model: nn.Module) -> Callable[[], None]:
 
 def trainer(run: Run, model: nn.Module, folder: Path) -> Callable[[int], None]:
     """transformers.Trainer on the same model and rows; takes a number of updates."""
-    from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+    from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments
 
     class Plain(Trainer):
         def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
@@ -168,9 +168,11 @@ def trainer(run: Run, model: nn.Module, folder: Path) -> Callable[[int], None]:
             remove_unused_columns=False,
             use_cpu=True,
         )
-        Plain(
+        loop = Plain(
             model=model, args=arguments, train_dataset=data, data_collator=DataCollatorWithPadding(run.tokenizer)
-        ).train()
+        )
+        loop.remove_callback(PrinterCallback)
+        loop.train()
 
     return update
 
@@ -180,6 +182,16 @@ def _epochs(count: int) -> Iterator[list[int]]:
         order = torch.randperm(count, generator=torch.Generator().manual_seed(epoch)).tolist()
         for start in range(0, count - BATCH + 1, BATCH):
             yield order[start : start + BATCH]
+
+
+def repeated(update: Callable[[], None]) -> Callable[[int], None]:
+    """A loop of so many updates."""
+
+    def loop(count: int) -> None:
+        for _ in range(count):
+            update()
+
+    return loop
 
 
 def interleave(loops: dict[str, Callable[[int], None]], blocks: int, updates: int) -> dict[str, list[float]]:
@@ -213,8 +225,8 @@ def compare(kind: str, words: int, blocks: int, updates: int) -> bool:
         run, update = ours(folder, kind)
         hand = by_hand(run, run.model)
         loops: dict[str, Callable[[int], None]] = {
-            "upright": lambda n: [update() for _ in range(n)] and None,
-            "by hand": lambda n: [hand() for _ in range(n)] and None,
+            "upright": repeated(update),
+            "by hand": repeated(hand),
             "Trainer": trainer(run, run.model, folder),
         }
         times = interleave(loops, blocks, updates)

@@ -70,7 +70,10 @@ def train(run: Run, resume: bool = False) -> Progress:
 def _update(run: Run, schedule: LRScheduler, parameters: list[torch.nn.Parameter]) -> None:
     # Dropout draws from torch's global stream; keyed on the update, it is the same after a resume.
     digest = hashlib.blake2b(f"{run.seed}/dropout/{run.update}".encode(), digest_size=8).digest()
-    torch.manual_seed(int.from_bytes(digest, "big") >> 1)
+    seed = int.from_bytes(digest, "big") >> 1
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed formats a stack trace for each absent accelerator
+    if run.device.type == "cuda":
+        torch.cuda.manual_seed_all(seed)
     run.groups = run.calls.gradients(run.calls.sample(run.update, run), run)
     penalty = run.calls.penalty(run.model, run)
     if penalty is not None:
