@@ -128,6 +128,7 @@ def test_a_distribution_is_usable_beside_core_alone(name: str, base_environment:
     assert all(f"{step['section']}.{step['name']}" in json.loads(schema.stdout)["$defs"] for step in steps)
     imported = run("-c", f"import upright_{name}, sys; print(upright_{name}.__file__)")
     assert imported.stdout.startswith(str(target))
+    assert (target / "upright" / "report" / "report.html.j2").is_file()
 
 
 def _copied(source: Path, target: Path) -> None:

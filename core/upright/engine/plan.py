@@ -116,7 +116,7 @@ def _network(run: Run) -> list[str]:
     files = [data.train, data.validation, *(data.test.values() if isinstance(data.test, dict) else [data.test])]
     used += [f"data: {name}" for name in files if name and name.startswith("hf:")]
     if not run.stack.cleans_only and not run.stack.answering("model"):
-        from upright.engine.base import resolve
+        from upright.engine.source import resolve
 
         source = resolve(run)
         used += [f"model: {source.name}"] if source.folder is None else []
