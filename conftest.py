@@ -12,17 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_models import WORDS, make_model
 
 ROOT = Path(__file__).parent
 os.environ["HF_HUB_OFFLINE"] = "1"  # once installed, the tests need no network
 
 DATA = Path(os.environ.get("UPRIGHT_DATA", ROOT.parent / "shared" / "data"))
 MODELS = Path(os.environ.get("UPRIGHT_MODELS", ROOT.parent / "shared" / "models"))
-WORDS = {
-    "sick": ["fever", "cough", "rash", "pain", "wheeze"],
-    "well": ["walk", "smile", "rest", "diet", "sleep"],
-    "other": ["patient", "today", "has", "some", "and", "the", "note", "very", "again", "mild"],
-}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -43,45 +39,23 @@ def _one_thread() -> None:
     quiet_libraries()
 
 
-def _tokenizer(folder: Path) -> int:
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``tiny("gpt2")``: the folder of a model of that architecture with random weights, made once."""
+    made: dict[str, Path] = {}
 
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    letters = [*"abcdefghijklmnopqrstuvwxyz0123456789.,:?!-'"]
-    words = [word for group in WORDS.values() for word in group]
-    entries = dict.fromkeys([*special, *words, *letters, *(f"##{letter}" for letter in letters)])
-    vocabulary = {token: number for number, token in enumerate(entries)}
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    tokenizer.decoder = decoders.WordPiece()
-    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True))
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=32, eos_token="[SEP]", bos_token="[CLS]", **names
-    ).save_pretrained(folder)
-    return len(vocabulary)
+    def make(architecture: str) -> Path:
+        if architecture not in made:
+            made[architecture] = make_model(architecture, tmp_path_factory.mktemp(f"tiny-{architecture}"))
+        return made[architecture]
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_bert(tiny: Callable[[str], Path]) -> Path:
     """A BERT of two layers, 16 wide, random weights, 32 positions."""
-    import torch
-    from transformers import BertConfig, BertModel
-
-    folder = tmp_path_factory.mktemp("tiny-bert")
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=_tokenizer(folder),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=32,
-    )
-    BertModel(config).save_pretrained(folder)
-    return folder
+    return tiny("bert")
 
 
 @pytest.fixture(scope="session")
@@ -97,27 +71,9 @@ def tiny_mean(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="session")
-def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_llama(tiny: Callable[[str], Path]) -> Path:
     """A Llama of two layers, 16 wide, random weights."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    folder = tmp_path_factory.mktemp("tiny-llama")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=_tokenizer(folder),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=32,
-        pad_token_id=0,
-        bos_token_id=2,
-        eos_token_id=3,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+    return tiny("llama")
 
 
 def toy_rows(count: int, seed: int) -> list[dict[str, Any]]:

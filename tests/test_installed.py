@@ -50,7 +50,7 @@ def test_importing_a_step_imports_nothing_heavy(tmp_path: Path) -> None:
 def test_core_names_no_step_and_no_distribution() -> None:
     entries = [entry for entry in catalog.steps() if entry.dist.startswith("upright")]
     # words of the language that are names of steps as well, and would be found in any prose
-    ordinary = {"full", "head", "length", "template", "unicode"}
+    ordinary = {"adapter", "full", "head", "length", "peft", "prefix", "template", "unicode"}
     names = (
         {entry.name for entry in entries} - ordinary
         | {entry.dist for entry in entries}
@@ -201,7 +201,7 @@ def test_every_setting_stands_in_its_distributions_readme() -> None:
     for entry in catalog.steps():
         if entry.dist not in {f"upright-{name}" for name in DISTS}:
             continue
-        text = (ROOT / "plugins" / entry.section / "README.md").read_text()
+        text = (ROOT / "plugins" / entry.dist.removeprefix("upright-") / "README.md").read_text()
         step = catalog.load(entry)
         missing += [f"{entry.name}.{field}" for field in step.model_fields if f"`{field}`" not in text]
         assert f"`{entry.name}`" in text

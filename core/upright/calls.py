@@ -216,6 +216,9 @@ class Calls:
         final: Module = self._chain("finalize", "model", {"model": model, "run": run})
         return final
 
+    def export(self, folder: Path, run: Run) -> str:
+        return str(self._first("export", {"folder": folder, "run": run}))
+
     def calibrate(self, predictions: Predictions, run: Run) -> None:
         self._each("calibrate", {"predictions": predictions, "run": run})
 

@@ -198,6 +198,15 @@ def finalize(model: Module, run: Run) -> Module:
     """Return the model to evaluate and export: merged, averaged, folded."""
 
 
+@_combines("first")
+def export(folder: Path, run: Run) -> str:
+    """Write the tuned model into ``folder`` (``model/``); return the lines of Python that load it from there without us.
+
+    Core writes what transformers and peft read. A method with parts of its own wraps this: it takes them off the model,
+    lets core write the rest, writes them to a file beside it, puts them back and adds its lines.
+    """
+
+
 @_combines("all")
 def calibrate(predictions: Predictions, run: Run) -> None:
     """Fit thresholds on the validation split's predictions; keep them with ``run.keep``."""

@@ -119,7 +119,7 @@ class Predictions:
     * text-classification: ``label`` int32 (-1 unknown), ``scores`` list<float64>[K] (probabilities before ``decide``),
       ``decision`` int32 (after ``decide`` and argmax);
     * token-classification: the same three as lists over the row's words;
-    * text-generation: ``log_likelihood`` float64 (summed over the scored tokens), ``tokens`` int32.
+    * text-generation and text2text-generation: ``log_likelihood`` float64 (summed over the scored tokens), ``tokens`` int32.
 
     and ``group/<column>`` (string, null where missing) for each sensitive column.
     """

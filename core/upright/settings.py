@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Task = Literal["text-classification", "token-classification", "text-generation"]
+Task = Literal["text-classification", "token-classification", "text-generation", "text2text-generation"]
 
 
 class _Settings(BaseModel):
@@ -29,8 +29,14 @@ class ModelSettings(_Settings):
     """The model that is adapted."""
 
     base: str = Field("minilm", description="minilm, a folder, a run folder, or a hub id[@revision].")
+    revision: str | None = Field(None, description="Branch, tag or commit of a hub base; the same as base@revision.")
     task: Task = Field("text-classification", description="What the model is to do, in Hugging Face's words.")
     max_length: int | None = Field(None, ge=2, description="Tokens per row; default: the base's own window.")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Type that the base is kept in.")
+    dropout: float | None = Field(None, ge=0, lt=1, description="Of every dropout in the base; default: its config's.")
+    quantize: Literal["int8", "nf4"] | None = Field(
+        None, description="Keep the base's linear layers in 8 or 4 bits (bitsandbytes; needs a GPU)."
+    )
 
 
 class TrainSettings(_Settings):
@@ -51,6 +57,7 @@ class TrainSettings(_Settings):
     )
     warmup_ratio: float = Field(0.1, ge=0, le=1, description="Share of the updates over which the rate rises.")
     max_grad_norm: float | None = Field(1.0, gt=0, description="Norm to which the whole gradient is clipped.")
+    gradient_checkpointing: bool = Field(False, description="Recompute activations in backward: less memory, slower.")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU that has it.")
     eval_strategy: Literal["epoch", "steps", "no"] = Field("epoch", description="When validation is evaluated.")
     eval_steps: int = Field(100, ge=1, description="Updates between evaluations with eval_strategy: steps.")
@@ -58,7 +65,9 @@ class TrainSettings(_Settings):
     early_stopping_patience: int | None = Field(None, ge=1, description="Stop after so many evaluations without gain.")
     save_steps: int | None = Field(None, ge=1, description="Updates between checkpoints; default: each evaluation.")
     save_total_limit: int = Field(2, ge=1, description="Checkpoints kept; older ones are removed.")
-    steps: list[dict[str, Any]] = Field(default_factory=list, description="Training-time steps, each with `use`.")
+    steps: list[str | dict[str, Any]] = Field(
+        default_factory=list, description="Training-time steps: a name, or `use` and settings."
+    )
 
 
 class Settings(_Settings):

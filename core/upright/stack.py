@@ -102,6 +102,7 @@ class Stack:
     def check(self) -> None:
         """Refuse what cannot be run, one sentence per problem, naming both sides and their lines."""
         problems = [*self._keys(), *self._conflicts(), *self._capabilities(), *self._data()]
+        problems += self.refused(self._architecture())
         if problems:
             raise ConfigError(problems)
 
@@ -159,7 +160,7 @@ class Stack:
                     f"{needing.where}  {needing} acts during training, but no step trains: add a `tune:` section "
                     f"or remove {needing}"
                 )
-            if Capability.CLASS_SCORES in needing.step.needs and task == "text-generation":
+            if Capability.CLASS_SCORES in needing.step.needs and task.endswith("generation"):
                 problems.append(
                     f"{needing.where}  {needing} needs class scores, which model.task: {task} does not give "
                     f"({self.where('model', 'task')}); choose a classification task or remove {needing}"
@@ -174,6 +175,29 @@ class Stack:
                 f"{self.where('train')}  train: holds settings, but no step trains: add a `tune:` section or remove it"
             )
         return problems
+
+    def refused(self, architecture: str | None) -> list[str]:
+        """One sentence for each step that cannot serve a base of this ``model_type`` (None: not known yet)."""
+        return [
+            f"{placed.where}  {placed} cannot serve a {architecture} ({self.where('model', 'base')}): "
+            f"{placed.step.refuses[architecture]}"
+            for placed in self.steps
+            if architecture in placed.step.refuses
+        ]
+
+    def _architecture(self) -> str | None:
+        """The base's ``model_type``, where its config.json is at hand."""
+        import json
+
+        base = self.settings.model.base
+        folder = self.root / Path(base).expanduser()
+        for path in (folder / "config.json", folder / "model" / "config.json"):
+            if path.is_file():
+                try:
+                    return str(json.loads(path.read_text(encoding="utf-8")).get("model_type"))
+                except ValueError:
+                    return None  # who loads it says what is wrong
+        return "bert" if base == "minilm" else None
 
     def _data(self) -> list[str]:
         data, problems = self.settings.data, []

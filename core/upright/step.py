@@ -35,6 +35,7 @@ class Step(BaseModel):
 
     * ``needs`` / ``breaks``: capabilities of the run (see `Capability`).
     * ``tasks``: the tasks it serves; ``None`` for every task.
+    * ``refuses``: architectures (a config's ``model_type``) that it cannot serve, each with the reason.
     * ``reads_private``: a hook looks at training records outside the differentially private release;
       a private run then says so beside its epsilon.
     """
@@ -44,6 +45,7 @@ class Step(BaseModel):
     needs: ClassVar[frozenset[Capability]] = frozenset()
     breaks: ClassVar[frozenset[Capability]] = frozenset()
     tasks: ClassVar[frozenset[str] | None] = None
+    refuses: ClassVar[dict[str, str]] = {}
     reads_private: ClassVar[bool] = False
 
     # pluggy compares plugins with ``==``; two steps with equal settings are still two steps.

@@ -17,6 +17,9 @@ from upright.engine.source import Source, hub_json, resolve
 from upright.errors import ConfigError
 from upright.evidence.files import sha256
 
+ADAPTER = "adapter"
+"""The folder of an adapter in an exported model that transformers cannot attach by itself."""
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -45,6 +48,8 @@ def load_model(run: Run) -> Module:
     if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = run.tokenizer.pad_token_id
     run.max_length = run.config.model.max_length or _window(run, source, config)
+    if run.config.train.gradient_checkpointing:
+        _checkpoint_activations(model)
     return model
 
 
@@ -68,6 +73,8 @@ def embed(run: Run, rows: Sequence[str] | Dataset) -> np.ndarray:
     encoder: Any = run.base
     order = sorted(range(len(texts)), key=lambda n: len(texts[n]))
     width = int(encoder.config.hidden_size)
+    if encoder.config.is_encoder_decoder:
+        encoder = encoder.get_encoder()
     result = np.zeros((len(texts), width), dtype=np.float32)
     for start in range(0, len(order), 64):
         chosen = order[start : start + 64]
@@ -93,6 +100,12 @@ def head_parameters(model: Module) -> list[tuple[str, Parameter]]:
 def unwrapped(model: Any) -> Any:
     """The model inside an adapter wrapper (peft's ``get_base_model``), or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def transformers_part(model: Any) -> Any:
+    """The part that ``save_pretrained`` writes and the exported folder loads as: the encoder under a mean-pooling head."""
+    inner = unwrapped(model)
+    return inner.encoder if isinstance(inner, MeanPooling) else inner
 
 
 def autocast(run: Run) -> AbstractContextManager[Any]:
@@ -145,6 +158,8 @@ def _tokenizer(source: Source) -> Any:
 
 
 def _with_head(run: Run, source: Source) -> Any:
+    if source.folder is not None and (source.folder / ADAPTER / "adapter_config.json").is_file():
+        return _merged(_built(run, source), str(source.folder / ADAPTER))
     if source.folder is None or not (source.folder / "adapter_config.json").is_file():
         return _built(run, source)
     with tempfile.TemporaryDirectory(prefix="upright-base-") as name:
@@ -153,18 +168,21 @@ def _with_head(run: Run, source: Source) -> Any:
             if not path.name.startswith("adapter_"):
                 (Path(name) / path.name).symlink_to(path.resolve())
         model = _built(run, Source(source.name, Path(name)))
-    return _merged(model, source)
+    return _merged(model, source.location)
 
 
 def _built(run: Run, source: Source) -> Module:
     """The base with the head of its task, without adapters."""
     import transformers
 
-    options: dict[str, Any] = {"revision": source.revision or "main", "use_safetensors": True, "dtype": torch.float32}
+    options = _options(run, source)
     if run.config.model.task == "text-generation":
         model = transformers.AutoModelForCausalLM.from_pretrained(source.location, **options)
+    elif run.config.model.task == "text2text-generation":
+        model = transformers.AutoModelForSeq2SeqLM.from_pretrained(source.location, **options)
     elif run.config.model.task == "text-classification" and _mean_pools(source):
         model = MeanPooling(transformers.AutoModel.from_pretrained(source.location, **options), run.labels)
+        model.classifier.to(options["dtype"])
         _load_head(model, source)
     else:
         auto = {
@@ -181,11 +199,59 @@ def _built(run: Run, source: Source) -> Module:
     return built
 
 
-def _merged(model: Any, source: Source) -> Any:
+def _options(run: Run, source: Source) -> dict[str, Any]:
+    """What ``from_pretrained`` is told: files, type, dropout and bits."""
+    from transformers import AutoConfig
+
+    asked = run.config.model
+    revision = source.revision or "main"
+    options: dict[str, Any] = {"revision": revision, "use_safetensors": True, "dtype": getattr(torch, asked.dtype)}
+    if asked.dropout is not None:
+        known = AutoConfig.from_pretrained(source.location, revision=revision).to_dict()
+        options |= {name: asked.dropout for name in DROPOUTS if name in known}
+    if asked.quantize is not None:
+        if run.device.type != "cuda":
+            raise ConfigError(
+                f"{run.stack.where('model', 'quantize')}  model.quantize: {asked.quantize} needs a CUDA device and "
+                "there is none here; remove it"
+            )
+        from transformers import BitsAndBytesConfig
+
+        four = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16}
+        options["quantization_config"] = BitsAndBytesConfig(
+            **four if asked.quantize == "nf4" else {"load_in_8bit": True}
+        )
+        options["device_map"] = {"": run.device}
+    return options
+
+
+DROPOUTS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "dropout",
+    "attention_dropout",
+    "activation_dropout",
+    "resid_pdrop",
+    "embd_pdrop",
+    "attn_pdrop",
+    "dropout_rate",
+)
+"""What configs of transformers call their dropouts inside the base."""
+
+
+def _checkpoint_activations(model: Any) -> None:
+    """Reentrant: the other way loses the gradients that hooks see. It needs inputs that require a gradient."""
+    inner = model.encoder if isinstance(model, MeanPooling) else model
+    inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
+    inner.enable_input_require_grads()
+    inner.config.use_cache = False
+
+
+def _merged(model: Any, adapter: str) -> Any:
     from peft import PeftModel
 
     target = model.encoder if isinstance(model, MeanPooling) else model
-    merged = PeftModel.from_pretrained(target, source.location).merge_and_unload()
+    merged = PeftModel.from_pretrained(target, adapter).merge_and_unload()
     if isinstance(model, MeanPooling):
         model.encoder = merged
         return model

@@ -64,24 +64,36 @@ def batches(run: Run, rows: Sequence[int], split: str, size: int | None = None) 
 def collate(run: Run, rows: Sequence[int], split: str) -> Batch:
     """One batch on the run's device; of no rows, one with R = 0 and T = 1."""
     encoded = encode(run, split)
-    width = max((int(encoded.lengths[row]) for row in rows), default=1)
-    if run.device.type == "cuda":
-        width = -(-width // 8) * 8
+    width = _width([encoded.features[row]["input_ids"] for row in rows], run)
     names = encoded.features[0].keys()
     filler = {"input_ids": run.tokenizer.pad_token_id or 0}
+    decoder = "decoder_input_ids" in names  # then it, and the labels, have a length of their own
+    scored = _width([encoded.labels[row] for row in rows], run) if decoder else width
+    filler["decoder_input_ids"] = filler["input_ids"]
     inputs = {
-        name: _padded([encoded.features[row][name] for row in rows], width, filler.get(name, 0)) for name in names
+        name: _padded(
+            [encoded.features[row][name] for row in rows],
+            scored if name.startswith("decoder_") else width,
+            filler.get(name, 0),
+        )
+        for name in names
     }
     if "attention_mask" not in inputs:
         inputs["attention_mask"] = _padded([[1] * int(encoded.lengths[row]) for row in rows], width, 0)
     if encoded.labels and isinstance(encoded.labels[0], list):
-        labels = _padded([encoded.labels[row] for row in rows], width, IGNORED)
+        labels = _padded([encoded.labels[row] for row in rows], scored, IGNORED)
     else:
         labels = torch.tensor([encoded.labels[row] for row in rows], dtype=torch.long)
     numbers = torch.tensor(rows, dtype=torch.long)
     groups = {column: codes[numbers] for column, codes in encoded.groups.items()}
     batch = Batch(inputs, labels, numbers, encoded.unit[numbers], groups, split)
     return batch if run.device.type == "cpu" else batch.to(run.device)
+
+
+def _width(rows: list[list[int]], run: Run) -> int:
+    """The longest row's length; on a GPU the next multiple of 8, which its kernels are made for."""
+    width = max(map(len, rows), default=1)
+    return -(-width // 8) * 8 if run.device.type == "cuda" else width
 
 
 def _padded(rows: list[list[int]], width: int, filler: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from math import ceil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from upright.engine.base import autocast, load_model
+from upright.engine.export import save_model
 from upright.engine.optimizer import make_optimizer
 from upright.objects import Batch, Metric, Output
 from upright.step import hook
@@ -75,6 +77,10 @@ class CoreAnswers:
     @hook(trylast=True)
     def objective(self, batch: Batch, output: Output, run: Run) -> Tensor:
         return run.task.objective(batch, output)
+
+    @hook(trylast=True)
+    def export(self, folder: Path, run: Run) -> str:
+        return save_model(run, folder)
 
     @hook(trylast=True)
     def select(self, metrics: dict[str, Metric], run: Run) -> float:

@@ -112,6 +112,8 @@ def required(run: Run) -> tuple[str, ...]:
     task = run.config.model.task
     if task == "token-classification":
         return ("tokens", "labels")
+    if task == "text2text-generation":
+        return ("prompt", "completion")
     if task == "text-generation":
         prompted = "completion" in run.config.data.columns or "prompt" in run.config.data.columns
         return ("prompt", "completion") if prompted else ("text",)
@@ -131,9 +133,10 @@ def _columns(run: Run, first: Record, told: str) -> dict[str, str]:
     optional: tuple[str, ...] = (
         () if run.config.model.task == "token-classification" else ("text_pair", "prompt", "completion", "label")
     )
-    if run.config.model.task == "text-generation":
+    if run.config.model.task.endswith("generation"):
         optional = ("prompt", "completion")
-        if "text" not in columns and "prompt" in first.values and "completion" in first.values:
+        plain = run.config.model.task == "text-generation" and "text" not in columns
+        if plain and "prompt" in first.values and "completion" in first.values:
             columns |= {"prompt": "prompt", "completion": "completion"}
     needed = required(run) if "completion" not in columns else ("prompt", "completion")
     for name in needed:

@@ -79,6 +79,9 @@ def prepare_run(stack: Stack, folder: Path, listen: Listen | None = None, *, res
     stage(run, "model")
     torch.manual_seed(run.seed)
     run.model = run.calls.model(run).to(run.device)
+    refused = stack.refused(getattr(run.model.config, "model_type", None))
+    if refused:
+        raise ConfigError(refused)
     run.base_parameters = frozenset(id(parameter) for parameter in run.model.parameters())
     run.model.requires_grad_(False)
     stage(run, "prompt")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from upright.engine.evaluate import predict
-from upright.engine.export import export_model, how_to_load
+from upright.engine.export import export_model
 from upright.engine.target import CoreTarget
 from upright.engine.telling import stage, write_json
 from upright.evidence.files import write_atomic
@@ -38,8 +38,7 @@ def finish(run: Run) -> None:
         _explain(run, tables)
         if run.stack.trains:
             stage(run, "save")
-            export_model(run)
-            write_json(run.folder / "evidence" / "export.json", {"how_to_load": how_to_load(run)})
+            write_json(run.folder / "evidence" / "export.json", {"how_to_load": export_model(run)})
         run.calls.save(run.step_folder, run)
     run.metrics |= run.calls.account(run)
     write_metrics(run.folder, run.metrics)

@@ -67,10 +67,16 @@ def fingerprints(run: Run) -> dict[str, tuple[bool, int]]:
 
 
 def moved(run: Run, before: dict[str, tuple[bool, int]]) -> list[Check]:
-    """Check after training that frozen weights did not move and trained ones did."""
+    """Check after training that frozen weights did not move and trained ones did.
+
+    A step that gives up a tensor while training (a pruned rank) freezes it, and its stillness is no failure.
+    """
     now = {name: _bits(p) for name, p in run.model.named_parameters()}
+    given_up = {name for name, p in run.model.named_parameters() if not p.requires_grad}
     frozen = [name for name, (trains, bits) in before.items() if not trains and now.get(name) != bits]
-    still = [name for name, (trains, bits) in before.items() if trains and now.get(name) == bits]
+    still = [
+        name for name, (trains, bits) in before.items() if trains and now.get(name) == bits and name not in given_up
+    ]
     checks = [
         Check(
             "frozen weights did not move",

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """Of model.safetensors of sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0); the package is packed by others."""
 
+KNOWN_WEIGHTS = ("model", "adapter_model", "head")
+"""How the weight files begin that core loads: of transformers (shards too), of peft, of a mean-pooling head."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -49,7 +52,10 @@ def resolve(run: Run) -> Source:
             f"{where}: there is no folder {folder}; name a model folder, a run folder, a hub id or `minilm`"
         )
     name, _, revision = base.partition("@")
-    return Source(name, None, revision or None)
+    asked = run.config.model.revision
+    if revision and asked not in (None, revision):
+        raise ConfigError(f"{where}: names the revision {revision!r} and model.revision says {asked!r}; remove one")
+    return Source(name, None, revision or asked)
 
 
 def hub_json(source: Source, name: str) -> dict[str, Any]:
@@ -82,6 +88,12 @@ def _minilm(where: str) -> Path:
 def _usable(folder: Path, where: str) -> None:
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{where}: {folder} holds no config.json; name a folder that `save_pretrained` wrote")
+    added = next((path.name for path in folder.glob("*.safetensors") if not path.name.startswith(KNOWN_WEIGHTS)), None)
+    if added:
+        raise ConfigError(
+            f"{where}: {folder} holds {added}, which only its own loader (in the model card) puts back; name the base "
+            "that it was made from"
+        )
     if list(folder.glob("*.safetensors")):
         return
     pickles = [path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl") for path in folder.glob(pattern)]

@@ -26,6 +26,7 @@ def measure(predictions: Predictions, seed: int, resamples: int = RESAMPLES) -> 
         "text-classification": _classification,
         "token-classification": _tokens,
         "text-generation": _generation,
+        "text2text-generation": _generation,
     }
     return measures[predictions.task](predictions, seed, resamples)
 

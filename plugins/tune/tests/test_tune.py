@@ -79,7 +79,7 @@ def test_layers_that_are_not_there_are_named(toy: dict[str, Any], tune: dict[str
 def test_blocks_are_found_in_any_architecture(tiny_llama: Path, tiny_bert: Path) -> None:
     from transformers import AutoModel, AutoModelForCausalLM
 
-    name, blocks = find_blocks(AutoModelForCausalLM.from_pretrained(tiny_llama))
+    [(name, blocks)] = find_blocks(AutoModelForCausalLM.from_pretrained(tiny_llama))
     assert (name, len(blocks)) == ("model.layers", 2)
     model = AutoModel.from_pretrained(tiny_bert)
     assert linear_names(model) == ["dense", "key", "query", "value"]

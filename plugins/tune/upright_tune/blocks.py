@@ -5,29 +5,39 @@ from __future__ import annotations
 from typing import Any
 
 
-def find_blocks(model: Any) -> tuple[str, Any]:
-    """Name and ``ModuleList`` of the model's layers: the longest list of modules of one class.
+def find_blocks(model: Any) -> list[tuple[str, Any]]:
+    """Name and ``ModuleList`` of the model's stacks of layers: one, or an encoder's and a decoder's.
 
-    Raises ValueError for a model without one.
+    They are the outermost lists of modules of one class that hold linear layers. Raises ValueError where there is none.
     """
     from torch.nn import ModuleList
 
-    lists = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, ModuleList) and len(module) and len({type(block) for block in module}) == 1
-    ]
-    if not lists:
+    found: list[tuple[str, Any]] = []
+    for name, module in model.named_modules():
+        if any(name.startswith(f"{outer}.") for outer, _ in found) or not isinstance(module, ModuleList):
+            continue
+        if len({type(block) for block in module}) == 1 and any(map(is_linear, module.modules())):
+            found.append((name, module))
+    if not found:
         raise ValueError(f"{type(model).__name__} has no list of layers")
-    return max(lists, key=lambda found: (len(found[1]), sum(p.numel() for p in found[1].parameters())))
+    return found
+
+
+def is_linear(module: Any) -> bool:
+    """Whether a module is a linear layer: torch's, or GPT-2's transposed one."""
+    from torch.nn import Linear
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, (Linear, Conv1D))
 
 
 def linear_names(model: Any) -> list[str]:
     """The last part of the names of the linear layers inside the blocks (``query``, ``q_proj``, ``c_attn``), sorted."""
-    from torch.nn import Linear
-    from transformers.pytorch_utils import Conv1D
-
-    _, blocks = find_blocks(model)
     return sorted(
-        {name.rpartition(".")[2] for name, module in blocks.named_modules() if isinstance(module, (Linear, Conv1D))}
+        {
+            name.rpartition(".")[2]
+            for _, blocks in find_blocks(model)
+            for name, module in blocks.named_modules()
+            if is_linear(module)
+        }
     )

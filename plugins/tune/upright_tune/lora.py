@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from upright import Run, Step, hook
-from upright.errors import ConfigError
+from upright_tune.rates import multiply_rate
+from upright_tune.targets import LINEAR, check_rank, linear_pattern, of_family
+from upright_tune.through_peft import adapt, merged
 
-TARGETS = {
-    "bert": ["query", "key", "value", "dense"],
-    "roberta": ["query", "key", "value", "dense"],
-    "xlm-roberta": ["query", "key", "value", "dense"],
-    "electra": ["query", "key", "value", "dense"],
-    "distilbert": ["q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2"],
-    "deberta": ["in_proj", "dense"],
-    "deberta-v2": ["query_proj", "key_proj", "value_proj", "dense"],
-    "gpt2": ["c_attn", "c_proj", "c_fc"],
-    "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-    "mistral": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-    "qwen2": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-    "qwen3": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-    "t5": ["q", "k", "v", "o", "wi", "wi_0", "wi_1", "wo"],
-}
-"""Every linear layer of a block: that reaches full tuning where attention alone falls short (QLoRA, arXiv:2305.14314)."""
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
 
 
 class Lora(Step):
@@ -39,55 +28,46 @@ class Lora(Step):
     layers_to_transform: list[int] | None = Field(
         None, min_length=1, description="Numbers of the blocks to adapt, from 0; default: all of them."
     )
-    use_rslora: bool = Field(False, description="Divide alpha by the root of rank (Kalajdzievski, 2023).")
+    use_rslora: bool = Field(False, description="Divide alpha by the root of rank (arXiv:2312.03732).")
+    use_dora: bool = Field(False, description="Train direction and length of the weights apart (arXiv:2402.09353).")
+    init_lora_weights: Literal["default", "gaussian", "pissa"] = Field(
+        "default", description="pissa: begin with the largest singular vectors (arXiv:2404.02948)."
+    )
+    loraplus_lr_ratio: float | None = Field(
+        None, gt=0, description="Learning rate of B over that of A; 16 is usual (LoRA+, arXiv:2402.12354)."
+    )
     merge: bool = Field(False, description="Fold the matrices into the weights after training.")
 
     @hook
     def tune(self, model: Any, run: Run) -> Any:
-        import torch
-        from peft import LoraConfig, get_peft_model
+        from peft import LoraConfig
 
-        config = LoraConfig(
-            r=self.rank,
-            lora_alpha=self.alpha,
-            lora_dropout=self.dropout,
-            target_modules=self._targets(model, run),
-            use_rslora=self.use_rslora,
+        usual = of_family(LINEAR, model)
+        pattern = linear_pattern(self, model, run, self.target_modules, usual, self.layers_to_transform)
+        check_rank(self, model, run, pattern, "rank", self.rank)
+        return adapt(
+            self,
+            model,
+            run,
+            lambda: LoraConfig(
+                r=self.rank,
+                lora_alpha=self.alpha,
+                lora_dropout=self.dropout,
+                target_modules=pattern,
+                use_rslora=self.use_rslora,
+                use_dora=self.use_dora,
+                init_lora_weights=True if self.init_lora_weights == "default" else self.init_lora_weights,
+            ),
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(run.generator(self).initial_seed())
-            return get_peft_model(model, config)
+
+    @hook(wrapper=True)
+    def optimizer(self, run: Run) -> Generator[None, Optimizer, Optimizer]:
+        optimizer = yield
+        if self.loraplus_lr_ratio is not None:
+            second = {id(p) for name, p in run.model.named_parameters() if "lora_B" in name}
+            multiply_rate(optimizer, lambda p: self.loraplus_lr_ratio if id(p) in second else 1.0)
+        return optimizer
 
     @hook
     def finalize(self, model: Any) -> Any:
-        return model.merge_and_unload() if self.merge else model
-
-    def _targets(self, model: Any, run: Run) -> str:
-        """A pattern that meets layers inside the blocks only, so that a head called ``dense`` is left alone."""
-        import re
-
-        from upright_tune.blocks import find_blocks, linear_names
-
-        where = run.stack.placed(self).where
-        kind = getattr(model.config, "model_type", type(model).__name__)
-        names = self.target_modules or TARGETS.get(kind)
-        try:
-            (path, blocks), there = find_blocks(model), linear_names(model)
-        except ValueError as error:
-            raise ConfigError(f"{where}  tune.lora: {error}; name its layers in target_modules") from error
-        if names is None:
-            raise ConfigError(
-                f"{where}  tune.lora: {kind!r} is no known architecture; set target_modules to some of its linear "
-                f"layers: {', '.join(there)}"
-            )
-        found = [name for name in names if name in there]
-        if not found or (self.target_modules and len(found) < len(names)):
-            odd = next(name for name in names if name not in there)
-            raise ConfigError(
-                f"{where}  tune.lora.target_modules: the model has no linear layer {odd!r}; it has {', '.join(there)}"
-            )
-        chosen = range(len(blocks)) if self.layers_to_transform is None else self.layers_to_transform
-        if max(chosen) >= len(blocks) or min(chosen) < 0:
-            raise ConfigError(f"{where}  tune.lora.layers_to_transform: the model has blocks 0 to {len(blocks) - 1}")
-        numbers = "|".join(map(str, chosen))
-        return rf"{re.escape(path)}\.(?:{numbers})\.(?:.*\.)?(?:{'|'.join(map(re.escape, found))})"
+        return merged(model) if self.merge else model

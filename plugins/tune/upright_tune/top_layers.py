@@ -21,7 +21,7 @@ class TopLayers(Step):
 
         where = run.stack.placed(self).where
         try:
-            _, blocks = find_blocks(model)
+            _, blocks = find_blocks(model)[-1]  # of an encoder and a decoder, the decoder
         except ValueError as error:
             raise ConfigError(f"{where}  tune.top-layers: {error}; use `full` or `head`") from error
         if self.layers > len(blocks):

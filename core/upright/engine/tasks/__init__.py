@@ -15,6 +15,7 @@ MODULES = {
     "text-classification": "text_classification",
     "token-classification": "token_classification",
     "text-generation": "text_generation",
+    "text2text-generation": "text2text_generation",
 }
 
 
