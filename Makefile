@@ -9,7 +9,7 @@ UNCONSTRAINED := --set name=quickstart-unconstrained --set demo.twin=null \
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: help demo test test-all coverage lint format bench results clean
+.PHONY: help demo test test-all coverage lint format bench matrix results clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -49,6 +49,9 @@ format: $(READY)  ## let ruff mend what it can
 bench: $(READY)  ## the loop beside a hand-written one and transformers.Trainer; and the budgets of the command line
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/loop.py
 	$(BIN)/python tests/benchmarks/budgets.py
+
+matrix: $(READY)  ## every tuning method on every architecture and task; writes docs/methods.md
+	HF_HUB_OFFLINE=1 $(BIN)/python tests/matrix.py --write
 
 results: $(READY)  ## the real runs of docs/results.md; needs UPRIGHT_DATA
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/real_runs.py

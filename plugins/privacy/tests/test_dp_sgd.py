@@ -53,7 +53,21 @@ def one_by_one(run: Any, row: int) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("base", ["tiny_bert", "tiny_mean"])
-@pytest.mark.parametrize("tune", ["head", "full", {"use": "lora", "rank": 2}, {"use": "top-layers", "layers": 1}])
+@pytest.mark.parametrize(
+    "tune",
+    [
+        "head",
+        "full",
+        "bitfit",
+        "ia3",
+        {"use": "lora", "rank": 2},
+        {"use": "top-layers", "layers": 1},
+        {"use": "adapter", "bottleneck": 4},
+        {"use": "soft-prompt", "num_virtual_tokens": 3},
+        {"use": "prefix", "num_virtual_tokens": 3},
+    ],
+    ids=lambda tune: tune if isinstance(tune, str) else tune["use"],
+)
 @pytest.mark.parametrize("mode", ["functorch", "loop"])
 def test_per_record_gradients_are_those_of_one_record_alone(
     toy: dict[str, Any], tmp_path: Path, base: str, tune: Any, mode: Any, request: pytest.FixtureRequest
