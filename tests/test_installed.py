@@ -50,7 +50,7 @@ def test_importing_a_step_imports_nothing_heavy(tmp_path: Path) -> None:
 def test_core_names_no_step_and_no_distribution() -> None:
     entries = [entry for entry in catalog.steps() if entry.dist.startswith("upright")]
     # words of the language that are names of steps as well, and would be found in any prose
-    ordinary = {"adapter", "full", "head", "length", "peft", "prefix", "template", "unicode"}
+    ordinary = {"adapter", "calibrate", "full", "head", "length", "peft", "prefix", "template", "unicode"}
     names = (
         {entry.name for entry in entries} - ordinary
         | {entry.dist for entry in entries}
@@ -65,6 +65,18 @@ def test_core_names_no_step_and_no_distribution() -> None:
         if path.suffix in (".py", ".j2", ".css")
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if pattern.search(line) or quoted.search(line)
+    ]
+    assert found == []
+
+
+def test_plugins_use_the_names_that_a_third_party_would() -> None:
+    inner = re.compile(r"^\s*(?:from|import) upright\.(?:engine|evidence|report|commands|calls)\b")
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for folder in (*(ROOT / "plugins").glob("*/upright_*"), *(ROOT / "examples").glob("*/upright_*"))
+        for path in sorted(folder.rglob("*.py"))
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if inner.search(line)
     ]
     assert found == []
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from outside_steps import with_steps
 from tiny_stacks import lines_stack, prepared
 
 from conftest import write_rows
-from upright import Run, Stack
+from upright import Capability, Run, Stack, Step
 from upright.engine.evaluate import predict
 from upright.engine.execute import execute
 from upright.errors import ConfigError, IntegrityError
@@ -144,3 +145,39 @@ def test_a_head_of_chance_is_not_audited(toy: dict[str, Any], tiny_bert: Path, t
     for base in (tiny_bert, tiny_mean):
         with pytest.raises(ConfigError, match="no trained head and no step trains one"):
             execute(Stack.load(audit_of(toy, base, rows, tmp_path)))
+
+
+def test_a_step_loads_the_base_by_another_class_and_reads_records_of_no_split(
+    toy: dict[str, Any], tiny_bert: Path, tmp_path: Path
+) -> None:
+    run = prepared({**toy, "model": {"base": str(tiny_bert), "dropout": 0.3}}, tmp_path)
+    assert run.base_config.model_type == "bert"
+    other = run.load_as("AutoModelForMaskedLM")
+    assert type(other).__name__ == "BertForMaskedLM"
+    assert other.config.hidden_dropout_prob == 0.3
+    before = set(run.encoded)
+    given = [{"text": "fever " * n} for n in range(1, 40)]
+    seen = [
+        (row, record)
+        for batch in run.batches_of(given)
+        for row, record in zip(batch.rows.tolist(), run.records(batch), strict=True)
+    ]
+    assert sorted(row for row, _ in seen) == list(range(39))
+    assert all(record == given[row] for row, record in seen)
+    batch = next(run.batches_of(given[:3]))
+    assert batch.labels.tolist() == [-1, -1, -1]
+    assert batch.groups["sex"].tolist() == [-1, -1, -1]
+    assert set(run.encoded) - before <= {batch.split}  # what was asked for is let go again
+    test = next(run.batches(range(4), "test"))
+    assert [record["text"] for record in run.records(test)] == [run.data["test"][n]["text"] for n in test.rows.tolist()]
+    assert "sex" not in run.records(test)[0]
+
+
+def test_a_step_that_needs_the_base_untuned_is_refused_beside_one_that_trains(toy: dict[str, Any]) -> None:
+    class Asks(Step):
+        needs = frozenset({Capability.UNTUNED})
+
+    with pytest.raises(
+        ConfigError, match=r"prompt.asks cannot run with tune.lora .*the base's own weights answer.*remove one"
+    ):
+        with_steps(Stack.load(toy), ("prompt", "asks", Asks())).check()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -61,7 +61,12 @@ def resolved(stack: Stack) -> dict[str, Any]:
     output = settings.pop("output")
     sections: dict[str, list[dict[str, Any]]] = {}
     for placed in stack.steps:
-        entry = {"use": placed.use, "name": placed.key, **placed.step.model_dump(mode="json")}
+        paths = {
+            name: str((stack.root / value.expanduser()).resolve())
+            for name, value in placed.step
+            if isinstance(value, Path)
+        }
+        entry = {"use": placed.use, "name": placed.key, **placed.step.model_dump(mode="json"), **paths}
         sections.setdefault(placed.section, []).append(entry)
     if "model" in sections:
         model |= sections.pop("model")[0]
@@ -210,9 +215,13 @@ def _is_tag(part: str) -> bool:
 
 
 def _fields(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The settings that there are at a place; a key of a mapping (or a number in a list) leads to what it holds."""
+    here: Any = kind
     for part in location:
-        field = kind.model_fields.get(str(part))
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            return []
-        kind = field.annotation
-    return [name for name in kind.model_fields if name != "steps"]
+        if isinstance(here, type) and issubclass(here, BaseModel):
+            field = here.model_fields.get(str(part))
+            here = field.annotation if field else None
+        else:
+            here = next(iter(get_args(here)[::-1]), None)
+    found = here.model_fields if isinstance(here, type) and issubclass(here, BaseModel) else {}
+    return [name for name in found if name != "steps"]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
     from torch.optim import Optimizer
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from upright.calls import Calls
     from upright.engine.tasks import Task
@@ -147,6 +147,23 @@ class Run:
             self._base = load_encoder(self)
         return self._base
 
+    @property
+    def base_config(self) -> PretrainedConfig:
+        """transformers' config of the base, read without its weights."""
+        from upright.engine.base import base_config
+
+        config: PretrainedConfig = base_config(self)
+        return config
+
+    def load_as(self, auto: str) -> Module:
+        """The base by an Auto class of transformers (``AutoModelForMaskedLM``), for a step that answers ``model``.
+
+        With the stack's revision, type, dropout and bits; sets ``tokenizer`` and ``max_length``. Raises ConfigError.
+        """
+        from upright.engine.base import load_as
+
+        return load_as(self, auto)
+
     def embed(self, rows: Sequence[str] | Dataset) -> np.ndarray:
         """Sentence embeddings ``[N, D]`` (float32, unit norm) of texts, or of rows' texts, by `base`; no prompts."""
         from upright.engine.base import embed
@@ -159,6 +176,20 @@ class Run:
 
         for batch in batches(self, rows, split):
             yield self.calls.batch(batch, self) if augment and split == "train" else batch
+
+    def batches_of(self, records: Sequence[dict[str, Any]]) -> Iterator[Batch]:
+        """Records that are in no split (a request, a text without content) as batches, rendered by the ``prompt`` hooks.
+
+        ``rows`` are places in ``records``; a class label may be left out; ``groups`` are missing.
+        """
+        from upright.engine.batches import batches_of
+
+        yield from batches_of(self, records)
+
+    def records(self, batch: Batch) -> list[dict[str, Any]]:
+        """The batch's rows as records without sensitive columns, as they were before the ``prompt`` hooks."""
+        given = self.encoded[batch.split].given
+        return [given[row] for row in batch.rows.tolist()]
 
     def forward(self, batch: Batch) -> Output:
         """The model's output through the ``forward`` hook."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from upright.settings import Settings
 from upright.step import Capability, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from upright.catalog import Entry
     from upright.run import Run
@@ -106,11 +106,20 @@ class Stack:
         if problems:
             raise ConfigError(problems)
 
-    def run(self, *, resume: Path | None = None) -> Run:
-        """Run the stack; return the finished run. Errors: see `upright.errors`."""
+    def with_step(self, section: str, name: str, step: Step) -> Stack:
+        """The stack with one more step after the others, checked: for a step made in code that no distribution offers."""
+        grown = replace(self, steps=[*self.steps, Placed(section, name, name, step, self.source)])
+        grown.check()
+        return grown
+
+    def run(self, *, resume: Path | None = None, listen: Callable[[dict[str, Any]], None] | None = None) -> Run:
+        """Run the stack; return the finished run. ``listen`` gets each event of ``events.jsonl`` as it happens.
+
+        Errors: see `upright.errors`.
+        """
         from upright.engine.execute import execute
 
-        return execute(self, resume=resume)
+        return execute(self, resume=resume, listen=listen)
 
     def plan(self) -> dict[str, Any]:
         """What a run would do: rows, parameters, updates, privacy, memory and time; trains nothing."""
@@ -159,6 +168,12 @@ class Stack:
                 problems.append(
                     f"{needing.where}  {needing} acts during training, but no step trains: add a `tune:` section "
                     f"or remove {needing}"
+                )
+            if Capability.UNTUNED in needing.step.needs and self.trains:
+                tuning = self.answering("tune")[0]
+                problems.append(
+                    f"{needing.where}  {needing} cannot run with {tuning} ({tuning.where}): {needing} needs "
+                    f'"{Capability.UNTUNED}", and {tuning} trains; remove one of them'
                 )
             if Capability.CLASS_SCORES in needing.step.needs and task.endswith("generation"):
                 problems.append(

@@ -22,6 +22,7 @@ class Capability(StrEnum):
     """
 
     TRAINING = "parameters are trained"
+    UNTUNED = "the base's own weights answer"
     INDEPENDENT_RECORDS = "each record's loss depends on that record alone"
     OPEN_TRAINING = "figures about single training records may be published"
     CLASS_SCORES = "every prediction has one score per class"
@@ -30,6 +31,8 @@ class Capability(StrEnum):
 
 class Step(BaseModel):
     """One configured method: fields are its settings, ``@hook`` methods its behaviour, the docstring its help.
+
+    A setting of type ``Path`` counts from the stack file's folder; ``stack.resolved.yaml`` holds it absolute.
 
     Class variables say what it goes with, so that a stack is checked without importing anything heavy:
 

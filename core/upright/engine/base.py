@@ -31,17 +31,19 @@ if TYPE_CHECKING:
 def load_model(run: Run) -> Module:
     """Core's answer to the ``model`` hook: the base with its task's head; sets tokenizer and max_length."""
     source = resolve(run)
-    where = f"{run.stack.where('model', 'base')}  model.base"
     if run.labels and not run.stack.trains and not run.stack.answering("forward"):
-        run.labels = _own_labels(run, source, where)
+        run.labels = _own_labels(run, source, f"{run.stack.where('model', 'base')}  model.base")
+    return load_as(run, None)
+
+
+def load_as(run: Run, auto: str | None) -> Module:
+    """The base by the Auto class of that name (None: with its task's head); sets tokenizer and max_length."""
+    source = resolve(run)
     try:
         run.tokenizer = _tokenizer(source)
-        model: Module = _with_head(run, source)
+        model: Module = _with_head(run, source, auto)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ConfigError(
-            f"{where}: {source.name!r} cannot be loaded ({reason}); name a folder that is there"
-        ) from error
+        raise _cannot_load(run, source, error) from error
     config: Any = model.config
     if run.tokenizer.pad_token is None:
         run.tokenizer.pad_token = run.tokenizer.eos_token or run.tokenizer.unk_token
@@ -51,6 +53,25 @@ def load_model(run: Run) -> Module:
     if run.config.train.gradient_checkpointing:
         _checkpoint_activations(model)
     return model
+
+
+def base_config(run: Run) -> Any:
+    """transformers' config of the base, read without its weights."""
+    from transformers import AutoConfig
+
+    source = resolve(run)
+    try:
+        return AutoConfig.from_pretrained(source.location, revision=source.revision or "main")
+    except (OSError, ValueError, KeyError) as error:
+        raise _cannot_load(run, source, error) from error
+
+
+def _cannot_load(run: Run, source: Source, error: Exception) -> ConfigError:
+    reason = str(error).strip().split("\n")[0]
+    return ConfigError(
+        f"{run.stack.where('model', 'base')}  model.base: {source.name!r} cannot be loaded ({reason}); name a folder "
+        "that is there"
+    )
 
 
 def load_encoder(run: Run) -> Module:
@@ -131,9 +152,7 @@ def _own_labels(run: Run, source: Source, where: str) -> list[str]:
 
     Raises ConfigError where the base has no such head (its decisions would be chance), or does not know a label.
     """
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(source.location, revision=source.revision or "main")
+    config = base_config(run)
     heads = ("ForSequenceClassification", "ForTokenClassification")
     headed = source.folder is not None and (source.folder / "head.safetensors").is_file()
     if not headed and not any(str(name).endswith(heads) for name in config.architectures or []):
@@ -157,26 +176,28 @@ def _tokenizer(source: Source) -> Any:
     return AutoTokenizer.from_pretrained(source.location, revision=source.revision or "main")
 
 
-def _with_head(run: Run, source: Source) -> Any:
+def _with_head(run: Run, source: Source, auto: str | None) -> Any:
     if source.folder is not None and (source.folder / ADAPTER / "adapter_config.json").is_file():
-        return _merged(_built(run, source), str(source.folder / ADAPTER))
+        return _merged(_built(run, source, auto), str(source.folder / ADAPTER))
     if source.folder is None or not (source.folder / "adapter_config.json").is_file():
-        return _built(run, source)
+        return _built(run, source, auto)
     with tempfile.TemporaryDirectory(prefix="upright-base-") as name:
         # The adapter of an earlier run becomes part of the base; transformers would attach it and leave it on.
         for path in source.folder.iterdir():
             if not path.name.startswith("adapter_"):
                 (Path(name) / path.name).symlink_to(path.resolve())
-        model = _built(run, Source(source.name, Path(name)))
+        model = _built(run, Source(source.name, Path(name)), auto)
     return _merged(model, source.location)
 
 
-def _built(run: Run, source: Source) -> Module:
-    """The base with the head of its task, without adapters."""
+def _built(run: Run, source: Source, auto: str | None) -> Module:
+    """The base with the head of its task, or by the Auto class asked for, without adapters."""
     import transformers
 
     options = _options(run, source)
-    if run.config.model.task == "text-generation":
+    if auto is not None:
+        model = getattr(transformers, auto).from_pretrained(source.location, **options)
+    elif run.config.model.task == "text-generation":
         model = transformers.AutoModelForCausalLM.from_pretrained(source.location, **options)
     elif run.config.model.task == "text2text-generation":
         model = transformers.AutoModelForSeq2SeqLM.from_pretrained(source.location, **options)
@@ -185,7 +206,7 @@ def _built(run: Run, source: Source) -> Module:
         model.classifier.to(options["dtype"])
         _load_head(model, source)
     else:
-        auto = {
+        headed = {
             "text-classification": transformers.AutoModelForSequenceClassification,
             "token-classification": transformers.AutoModelForTokenClassification,
         }[run.config.model.task]
@@ -194,20 +215,18 @@ def _built(run: Run, source: Source) -> Module:
             "id2label": dict(enumerate(run.labels)),
             "label2id": {name: code for code, name in enumerate(run.labels)},
         }
-        model = auto.from_pretrained(source.location, ignore_mismatched_sizes=True, **labels, **options)
+        model = headed.from_pretrained(source.location, ignore_mismatched_sizes=True, **labels, **options)
     built: Module = model
     return built
 
 
 def _options(run: Run, source: Source) -> dict[str, Any]:
     """What ``from_pretrained`` is told: files, type, dropout and bits."""
-    from transformers import AutoConfig
-
     asked = run.config.model
     revision = source.revision or "main"
     options: dict[str, Any] = {"revision": revision, "use_safetensors": True, "dtype": getattr(torch, asked.dtype)}
     if asked.dropout is not None:
-        known = AutoConfig.from_pretrained(source.location, revision=revision).to_dict()
+        known = base_config(run).to_dict()
         options |= {name: asked.dropout for name in DROPOUTS if name in known}
     if asked.quantize is not None:
         if run.device.type != "cuda":

@@ -20,8 +20,9 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Encoded:
-    """One split as the model sees it: rendered records, token lists, labels, and whose each row is."""
+    """Rows as the model sees them: records before and after ``prompt``, token lists, labels, and whose each row is."""
 
+    given: list[dict[str, Any]]
     records: list[dict[str, Any]]
     features: list[dict[str, list[int]]]
     labels: list[Any]
@@ -36,20 +37,32 @@ def encode(run: Run, split: str) -> Encoded:
         rows = run.data[split]
         hidden = {"row_id", "unit", *run.config.data.sensitive}
         seen = rows.remove_columns([name for name in rows.column_names if name in hidden])
-        records = [dict(record) for record in seen]
-        if run.calls.answers("prompt"):
-            records = [{**record, **run.calls.prompt(dict(record), run)} for record in records]
-        features, labels = run.task.encode(records, run)
-        run.encoded[split] = Encoded(
-            records,
-            features,
-            labels,
-            np.array([len(feature["input_ids"]) for feature in features], dtype=np.int64),
-            torch.tensor(rows["unit"][:], dtype=torch.long),
-            {column: _codes(run, rows, column) for column in run.config.data.sensitive},
-        )
+        unit = torch.tensor(rows["unit"][:], dtype=torch.long)
+        groups = {column: _codes(run, rows, column) for column in run.config.data.sensitive}
+        run.encoded[split] = _encoded(run, [dict(record) for record in seen], unit, groups)
     encoded: Encoded = run.encoded[split]
     return encoded
+
+
+def batches_of(run: Run, records: Sequence[dict[str, Any]]) -> Iterator[Batch]:
+    """Records of no split as batches; ``rows`` are places in ``records``, every group is missing."""
+    nobody = torch.full((len(records),), -1, dtype=torch.long)
+    groups = dict.fromkeys(run.config.data.sensitive, nobody)
+    split = f"given-{len(run.encoded)}"
+    run.encoded[split] = _encoded(run, [dict(record) for record in records], torch.arange(len(records)), groups)
+    try:
+        yield from batches(run, range(len(records)), split)
+    finally:
+        del run.encoded[split]
+
+
+def _encoded(run: Run, given: list[dict[str, Any]], unit: Tensor, groups: dict[str, Tensor]) -> Encoded:
+    records = given
+    if run.calls.answers("prompt"):
+        records = [{**record, **run.calls.prompt(dict(record), run)} for record in given]
+    features, labels = run.task.encode(records, run)
+    lengths: np.ndarray = np.array([len(feature["input_ids"]) for feature in features], dtype=np.int64)
+    return Encoded(given, records, features, labels, lengths, unit, groups)
 
 
 def batches(run: Run, rows: Sequence[int], split: str, size: int | None = None) -> Iterator[Batch]:

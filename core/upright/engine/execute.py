@@ -83,7 +83,7 @@ def prepare_run(stack: Stack, folder: Path, listen: Listen | None = None, *, res
     if refused:
         raise ConfigError(refused)
     run.base_parameters = frozenset(id(parameter) for parameter in run.model.parameters())
-    run.model.requires_grad_(False)
+    run.model.requires_grad_(False).eval()
     stage(run, "prompt")
     run.calls.prepare(run)
     for split in run.data:

@@ -119,6 +119,8 @@ class CoreTarget:
 
     def _embedding(self) -> torch.nn.Module:
         model: Any = self.run.model
+        if model.config.is_encoder_decoder and hasattr(model, "get_encoder"):
+            model = model.get_encoder()  # its table can be another module than the one that the model names
         module: torch.nn.Module = model.get_input_embeddings()
         return module
 

@@ -16,12 +16,8 @@ from conftest import write_rows
 from upright import Stack
 from upright.engine.execute import execute
 from upright.errors import ConfigError
-from upright_prompt.template import Template, count, fields
-
-
-class Window:
-    def __init__(self, tokenizer: Any, max_length: int) -> None:
-        self.tokenizer, self.max_length = tokenizer, max_length
+from upright_prompt.fitting import count, fit
+from upright_prompt.rendering import fields
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -32,7 +28,7 @@ class Window:
 def test_what_is_rendered_fits_and_the_longest_column_is_cut_first(tiny_bert: Path, a: list[str], b: list[str]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
     record = {"text": " ".join(a), "text_pair": " ".join(b)}
-    found = Template(text="note {text} and {text_pair} today").prompt(dict(record), Window(tokenizer, 20))["text"]
+    found, cut = fit(lambda kept: "note {text} and {text_pair} today".format(**kept), record, tokenizer, 20)
     assert count(tokenizer, found) <= 20
     one, rest = found.removeprefix("note ").removesuffix(" today").split(" and ", 1) if " and " in found else ("", "")
     assert record["text"].startswith(one)
@@ -40,13 +36,17 @@ def test_what_is_rendered_fits_and_the_longest_column_is_cut_first(tiny_bert: Pa
     tokens = [len(tokenizer(part, add_special_tokens=False)["input_ids"]) for part in (*record.values(), one, rest)]
     for whole, left, other in ((tokens[0], tokens[2], tokens[3]), (tokens[1], tokens[3], tokens[2])):
         assert left == whole or left >= other, "only a column that is among the longest is cut"
+    assert cut == {
+        name: len(record[name]) - len(left)
+        for name, left in (("text", one), ("text_pair", rest))
+        if left != record[name]
+    }
 
 
 def test_names_are_read_checked_and_special_tokens_known(tiny_bert: Path, toy: dict[str, Any]) -> None:
     assert fields("{a} {{b}} {c}") == ["a", "c"]
-    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
-    made = Template(text="{text} is {mask_token} {{x}}").prompt({"text": "fever"}, Window(tokenizer, 32))
-    assert made["text"] == "fever is [MASK] {x}"
+    run = execute(Stack.load({**toy, "prompt": {"use": "template", "text": "{text} is {mask_token} {{x}}"}}))
+    assert run.encoded["test"].records[0]["text"] == f"{run.data['test'][0]['text']} is [MASK] {{x}}"
     for text, told in (
         ("{text", "is no template"),
         ("{0}", "not a plain name"),

@@ -1,1 +1,1 @@
-"""Prompting steps for Upright: template, label-similarity."""
+"""Prompting steps for Upright: how a record reads, and answers without training."""
