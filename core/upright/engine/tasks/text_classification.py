@@ -31,7 +31,7 @@ def encode(records: list[dict[str, Any]], run: Run) -> tuple[list[dict[str, list
     encoded = run.tokenizer(texts, pairs, truncation=True, max_length=run.max_length)
     numbers = {label: code for code, label in enumerate(run.labels)}
     features = [{key: encoded[key][n] for key in encoded} for n in range(len(texts))]
-    return features, [numbers.get(record.get("label"), -1) for record in records]
+    return features, [numbers.get(record.get("label") or "", -1) for record in records]
 
 
 def objective(batch: Batch, output: Output) -> Tensor:
