@@ -9,7 +9,7 @@ UNCONSTRAINED := --set name=quickstart-unconstrained --set demo.twin=null \
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: help demo test test-all coverage lint format bench matrix results clean
+.PHONY: help demo test test-all coverage lint format bench bench-methods bench-prompts matrix results results-methods results-prompts clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -50,11 +50,23 @@ bench: $(READY)  ## the loop beside a hand-written one and transformers.Trainer;
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/loop.py
 	$(BIN)/python tests/benchmarks/budgets.py
 
+bench-methods: $(READY)  ## each tuning method of our own beside the plainest PyTorch for it; minutes to an hour
+	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/methods.py
+
+bench-prompts: $(READY)  ## scoring labels with a shared prefix beside the naive loop
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/label_scores.py
+
 matrix: $(READY)  ## every tuning method on every architecture and task; writes docs/methods.md
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/matrix.py --write
 
 results: $(READY)  ## the real runs of docs/results.md; needs UPRIGHT_DATA
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/real_runs.py
+
+results-methods: $(READY)  ## six tuning methods on two real tasks; needs UPRIGHT_DATA; hours
+	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/real_methods.py
+
+results-prompts: $(READY)  ## what a very small language model can do untrained; needs UPRIGHT_DATA and UPRIGHT_MODELS
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/few_shot.py
 
 clean:  ## remove what the other targets made
 	rm -rf .venv runs $(QUICKSTART)/data

@@ -77,13 +77,13 @@ def rows(path: Path, words: int) -> None:
             out.write(json.dumps({"text": " ".join(draw.choices(bank, k=words)), "label": n % 2}) + "\n")
 
 
-def ours(folder: Path, kind: str) -> tuple[Run, Callable[[], None]]:
+def ours(folder: Path, kind: str, tune: Any = "full") -> tuple[Run, Callable[[], None]]:
     """A prepared run and the function that makes one update of it."""
     settings: dict[str, Any] = {
         "name": kind,
         "data": {"train": str(folder / "train.jsonl"), "validation": str(folder / "valid.jsonl")},
         "model": {"base": "minilm"},
-        "tune": {"use": "lora", "rank": 8} if kind == "lora" else {"use": "full"},
+        "tune": tune,
         "train": {"epochs": 10_000, "batch_size": BATCH, "micro_batch_size": BATCH, "learning_rate": 1e-4},
         "output": str(folder / "runs"),
     }
@@ -222,7 +222,7 @@ def compare(kind: str, words: int, blocks: int, updates: int) -> bool:
         folder = Path(name)
         for split in ("train", "valid"):
             rows(folder / f"{split}.jsonl", words)
-        run, update = ours(folder, kind)
+        run, update = ours(folder, kind, {"use": "lora", "rank": 8} if kind == "lora" else "full")
         hand = by_hand(run, run.model)
         loops: dict[str, Callable[[int], None]] = {
             "upright": repeated(update),

@@ -26,6 +26,7 @@ FIGURES = {
     "disease-ner/stack.yaml": ["test/span_f1"],
     "disease-ner/stack.lora.yaml": ["test/span_f1"],
     "support-intents/stack.yaml": ["test/accuracy"],
+    "support-intents/stack.zero-shot.yaml": ["test/accuracy"],
     "toxicity-dialect/stack.yaml": [
         "test/accuracy",
         "test/fairness/group-audit/false_positive_rate_parity_difference/dialect",

@@ -65,9 +65,9 @@ class Adapter(Step):
     def export(self, folder: Path, run: Run) -> Generator[None, str, str]:
         from safetensors.torch import save_file
 
-        from upright.engine.base import transformers_part
+        from upright.models import exported_part
 
-        root = transformers_part(run.model)
+        root = exported_part(run.model)
         owners = {name: module for name, module in root.named_modules() if NAME in dict(module.named_children())}
         taken = {name: getattr(module, NAME) for name, module in owners.items()}
         tensors = {

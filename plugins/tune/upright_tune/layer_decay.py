@@ -25,7 +25,7 @@ class LayerDecay(Step):
 
     @hook(wrapper=True)
     def optimizer(self, run: Run) -> Generator[None, Optimizer, Optimizer]:
-        from upright.engine.base import head_parameters
+        from upright.models import head_parameters
         from upright_tune.blocks import find_blocks
 
         optimizer = yield

@@ -19,7 +19,7 @@ class Mixout(Step):
     def tune(self, model: Any, run: Run) -> Any:
         from torch.nn.utils import parametrize
 
-        from upright.engine.base import head_parameters
+        from upright.models import head_parameters
         from upright_tune.blocks import is_linear
 
         head = {id(parameter) for _, parameter in head_parameters(model)}

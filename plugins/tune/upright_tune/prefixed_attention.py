@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from upright.engine.base import transformers_part
 from upright.errors import ConfigError
+from upright.models import exported_part
 from upright_tune.blocks import find_blocks
 from upright_tune.through_peft import refuse_adapted
 
@@ -120,7 +120,7 @@ def put_in(step: Step, model: Any, run: Run, count: int, inner: int | None) -> A
     """The model with a prefix in every attention of its blocks. Raises ConfigError where it has none of the interface."""
     placed = run.stack.placed(step)
     refuse_adapted(step, model, run)
-    root = transformers_part(model)
+    root = exported_part(model)
     config = root.config
     try:
         found = [m for _, blocks in find_blocks(root) for m in blocks.modules() if hasattr(m, "is_causal")]
@@ -163,7 +163,7 @@ def write(folder: Path, run: Run) -> Generator[None, str, str]:
     """Around core's export: the plain model, and the prefixes ``[2, H, count, d]`` in a file of their own."""
     from safetensors.torch import save_file
 
-    root = transformers_part(run.model)
+    root = exported_part(run.model)
     owners = {name: module for name, module in root.named_modules() if isinstance(getattr(module, NAME, None), Keys)}
     taken = {name: getattr(module, NAME) for name, module in owners.items()}
     tensors = {}

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from upright.engine.base import transformers_part
 from upright.errors import ConfigError
+from upright.models import exported_part
 from upright_tune.through_peft import refuse_adapted
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def leave_room(step: Step, run: Run, count: int) -> None:
 def put_in(step: Step, model: Any, run: Run, table: nn.Module, count: int) -> Any:
     """The model with virtual tokens: after a text's first special token, or before everything in a language model."""
     refuse_adapted(step, model, run)
-    inner = transformers_part(model)
+    inner = exported_part(model)
     first = run.tokenizer("a")["input_ids"][0]
     bidirectional = not (run.task.name.endswith("generation") or inner.config.is_encoder_decoder)
     place = int(bidirectional and first == run.tokenizer.cls_token_id)
