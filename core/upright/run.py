@@ -142,7 +142,7 @@ class Run:
     def base(self) -> Module:
         """The untuned base without a task head, on ``device``, in eval mode; loaded on first use."""
         if self._base is None:
-            from upright.engine.base import load_encoder
+            from upright.engine.embedding import load_encoder
 
             self._base = load_encoder(self)
         return self._base
@@ -166,7 +166,7 @@ class Run:
 
     def embed(self, rows: Sequence[str] | Dataset) -> np.ndarray:
         """Sentence embeddings ``[N, D]`` (float32, unit norm) of texts, or of rows' texts, by `base`; no prompts."""
-        from upright.engine.base import embed
+        from upright.engine.embedding import embed
 
         return embed(self, rows)
 

@@ -8,11 +8,10 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch.nn import Module, Parameter
 
-from upright.engine.heads import MeanPooling, mean_pool
+from upright.engine.heads import MeanPooling
 from upright.engine.source import Source, hub_json, resolve
 from upright.errors import ConfigError
 from upright.evidence.files import sha256
@@ -21,10 +20,6 @@ ADAPTER = "adapter"
 """The folder of an adapter in an exported model that transformers cannot attach by itself."""
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from datasets import Dataset
-
     from upright.run import Run
 
 
@@ -40,7 +35,7 @@ def load_as(run: Run, auto: str | None) -> Module:
     """The base by the Auto class of that name (None: with its task's head); sets tokenizer and max_length."""
     source = resolve(run)
     try:
-        run.tokenizer = _tokenizer(source)
+        run.tokenizer = load_tokenizer(source)
         model: Module = _with_head(run, source, auto)
     except (OSError, ValueError, KeyError) as error:
         raise _cannot_load(run, source, error) from error
@@ -49,7 +44,7 @@ def load_as(run: Run, auto: str | None) -> Module:
         run.tokenizer.pad_token = run.tokenizer.eos_token or run.tokenizer.unk_token
     if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = run.tokenizer.pad_token_id
-    run.max_length = run.config.model.max_length or _window(run, source, config)
+    run.max_length = run.config.model.max_length or window(run, source, config)
     if run.config.train.gradient_checkpointing:
         _checkpoint_activations(model)
     return model
@@ -72,40 +67,6 @@ def _cannot_load(run: Run, source: Source, error: Exception) -> ConfigError:
         f"{run.stack.where('model', 'base')}  model.base: {source.name!r} cannot be loaded ({reason}); name a folder "
         "that is there"
     )
-
-
-def load_encoder(run: Run) -> Module:
-    """The base without a head, for embeddings; on the run's device, in eval mode, frozen."""
-    from transformers import AutoModel
-
-    source = resolve(run)
-    if run.tokenizer is None:
-        run.tokenizer = _tokenizer(source)
-    encoder: Any = AutoModel.from_pretrained(source.location, revision=source.revision or "main", use_safetensors=True)
-    if not run.max_length:
-        run.max_length = _window(run, source, encoder.config)
-    module: Module = encoder.to(run.device).eval().requires_grad_(False)
-    return module
-
-
-def embed(run: Run, rows: Sequence[str] | Dataset) -> np.ndarray:
-    """Mean-pooled embeddings of unit norm, ``[N, D]`` float32, in batches of similar length."""
-    texts = [row if isinstance(row, str) else _text(row) for row in rows]
-    encoder: Any = run.base
-    order = sorted(range(len(texts)), key=lambda n: len(texts[n]))
-    width = int(encoder.config.hidden_size)
-    if encoder.config.is_encoder_decoder:
-        encoder = encoder.get_encoder()
-    result = np.zeros((len(texts), width), dtype=np.float32)
-    for start in range(0, len(order), 64):
-        chosen = order[start : start + 64]
-        inputs = run.tokenizer(
-            [texts[n] for n in chosen], padding=True, truncation=True, max_length=run.max_length, return_tensors="pt"
-        ).to(run.device)
-        with torch.inference_mode():
-            pooled = mean_pool(encoder(**inputs).last_hidden_state, inputs["attention_mask"])
-        result[chosen] = torch.nn.functional.normalize(pooled.float(), dim=-1).cpu().numpy()
-    return result
 
 
 def head_parameters(model: Module) -> list[tuple[str, Parameter]]:
@@ -170,7 +131,8 @@ def _own_labels(run: Run, source: Source, where: str) -> list[str]:
     return own
 
 
-def _tokenizer(source: Source) -> Any:
+def load_tokenizer(source: Source) -> Any:
+    """The base's tokenizer."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(source.location, revision=source.revision or "main")
@@ -298,7 +260,7 @@ def _mean_pools(source: Source) -> bool:
     return pooling.is_file() and json.loads(pooling.read_text()).get("pooling_mode_mean_tokens") is True
 
 
-def _window(run: Run, source: Source, config: Any) -> int:
+def window(run: Run, source: Source, config: Any) -> int:
     """Tokens per row that the base was made for."""
     lengths = [run.tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)]
     if source.folder and (source.folder / "sentence_bert_config.json").is_file():
@@ -306,8 +268,3 @@ def _window(run: Run, source: Source, config: Any) -> int:
     elif source.folder is None:
         lengths.append(hub_json(source, "sentence_bert_config.json").get("max_seq_length"))
     return min(int(length) for length in lengths if length)
-
-
-def _text(row: dict[str, Any]) -> str:
-    parts = row.get("tokens") or [row.get(name) for name in ("text", "text_pair", "prompt", "completion")]
-    return " ".join(part for part in parts if part)
