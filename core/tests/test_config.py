@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import yaml
+from outside_steps import with_steps
 
-from upright import Stack
+from upright import Stack, Step
 from upright.config import resolved
 from upright.errors import ConfigError, PluginError
 from upright.schema import schema
@@ -117,3 +118,12 @@ def test_a_mapping_is_a_stack_too() -> None:
     stack = Stack.load({"data": {"train": "x.jsonl"}, "clean": "exact-dup"})
     assert stack.cleans_only
     assert stack.source == "<mapping>"
+
+
+def test_a_path_of_a_step_counts_from_the_stack_file_and_is_absolute_in_the_resolved_one(tmp_path: Path) -> None:
+    class Reads(Step):
+        notes: Path = Path("notes.txt")
+
+    (tmp_path / "stack.yaml").write_text("data: {train: t.jsonl}\ntune: full\n")
+    stack = with_steps(Stack.load(tmp_path), ("train", "reads", Reads()))
+    assert resolved(stack)["train"]["steps"][0]["notes"] == str(tmp_path / "notes.txt")

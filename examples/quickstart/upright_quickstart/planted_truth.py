@@ -33,7 +33,7 @@ class PlantedTruth(Step):
     """Compare the planted defects of the made-up notes with the ledger, the gap with a run without the constraint,
     and the strongest words of explanations with the words that carry the label."""
 
-    truth: str = Field("data/truth.jsonl", description="The generator's truth, beside the stack file.")
+    truth: Path = Field(Path("data/truth.jsonl"), description="The generator's truth, beside the stack file.")
     twin: str | None = Field(None, description="Name of the run without the constraint; made before this one.")
 
     @hook
