@@ -277,3 +277,74 @@ def test_plan_shows_what_a_run_would_do_and_makes_nothing(toy: dict[str, Any], t
     shown = upright("plan", path).stdout
     assert "noise_multiplier" in shown
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_weights_or_scores_that_are_not_finite_are_no_good_run(
+    private: bool, toy: dict[str, Any], tmp_path: Path, upright: Call
+) -> None:
+    """A private gradient is finite whatever the records' are, and after the last update no gradient is looked at."""
+    train = {"max_steps": 6 if private else 1, "batch_size": 8, "learning_rate": 1e30, "warmup_ratio": 0.0}
+    more = {"privacy": {"use": "dp-sgd", "epsilon": 8.0, "delta": 1e-3}} if private else {"tune": "full"}
+    train |= {} if private else {"optimizer": "sgd", "lr_scheduler_type": "constant", "max_grad_norm": None}
+    done = upright("run", stack_file(tmp_path, toy, train=train, **more))
+    assert done.returncode == 1
+    told = one_sentence("\n".join(line for line in done.stderr.splitlines() if "finite" in line))
+    assert "train.learning_rate" in told
+    run = tmp_path / "runs" / "toy" / "latest"
+    assert read_status(run)["state"] == "failed"
+    assert not (run / "model").exists()
+    assert not (run / "metrics.json").exists()
+
+
+def test_a_run_that_is_still_going_on_is_not_resumed(toy: dict[str, Any], tmp_path: Path, upright: Call) -> None:
+    path = stack_file(
+        tmp_path, toy, train={"max_steps": 100_000, "batch_size": 8, "save_steps": 1, "eval_strategy": "no"}
+    )
+    first = subprocess.Popen(
+        [sys.executable, "-m", "upright", "run", str(path)],
+        cwd=tmp_path,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        run = tmp_path / "runs" / "toy" / "latest"
+        deadline = time.monotonic() + 120
+        while not list(run.glob("checkpoints/update-*")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        done = upright("run", "--resume", run)
+        assert done.returncode == 2
+        assert "this run is still going on in another process" in one_sentence(done.stderr)
+        assert first.poll() is None
+    finally:
+        first.kill()
+        first.wait()
+
+
+def test_half_a_weights_file_and_a_single_class_are_told(toy: dict[str, Any], tiny_bert: Path, tmp_path: Path) -> None:
+    base = tmp_path / "half"
+    base.mkdir()
+    for path in tiny_bert.iterdir():
+        (base / path.name).write_bytes(path.read_bytes())
+    weights = base / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ConfigError, match=r"model.base: .*half' cannot be loaded"):
+        execute(Stack.load({**toy, "model": {"base": str(base)}}))
+    rows = [{"text": f"fever {n}", "label": "sick"} for n in range(30)]
+    with pytest.raises(ConfigError, match=r"data\.train: every row has the one label 'sick'"):
+        execute(Stack.load({**toy, "data": {"train": write_rows(tmp_path / "one.jsonl", rows)}}))
+
+
+def test_a_full_disk_while_weights_are_written_is_told_as_such(
+    toy: dict[str, Any], tmp_path: Path, monkeypatch: Any
+) -> None:
+    """safetensors says it in words of its own."""
+    import safetensors
+    from safetensors import torch as writer
+
+    def full(*_: Any, **__: Any) -> None:
+        raise safetensors.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(writer, "save_file", full)
+    with pytest.raises(UprightError, match="no space left on the disk; free some and go on with --resume"):
+        execute(Stack.load(toy))

@@ -73,6 +73,24 @@ def test_a_number_changed_with_its_hash_is_contradicted(copied: Path, key: str, 
     assert any(key in problem and says in problem for problem in found.problems)
 
 
+def test_a_size_a_link_and_the_card_are_looked_at_and_a_copy_may_have_another_name(
+    copied: Path, tmp_path: Path
+) -> None:
+    renamed = Path(shutil.copytree(copied, tmp_path / "evidence-for-the-auditor"))
+    assert verify(renamed).problems == []
+    manifest = json.loads((copied / "manifest.json").read_text())
+    manifest["files"]["stack.yaml"]["bytes"] += 1
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    assert any("stack.yaml" in problem for problem in verify(copied).problems)
+    (renamed / "model" / "more").symlink_to("config.json")
+    assert any("model/more: a link was added" in problem for problem in verify(renamed).problems)
+    (renamed / "model" / "more").unlink()
+    card = (renamed / "MODEL_CARD.md").read_text()
+    (renamed / "MODEL_CARD.md").write_text(card.replace("whole", "holy", 1) + "It is very fair.\n")
+    rehash(renamed, "MODEL_CARD.md")
+    assert any("MODEL_CARD.md: does not show" in problem for problem in verify(renamed).problems)
+
+
 def test_a_number_left_out_or_made_up_is_noticed(copied: Path) -> None:
     metrics = json.loads((copied / "metrics.json").read_text())
     del metrics["test/accuracy"]

@@ -178,3 +178,11 @@ def test_text_files_hold_a_row_a_line(tmp_path: Path) -> None:
     run = loaded(tmp_path, {"train": str(tmp_path / "t.txt")}, model={"task": "text-generation"}, tune="full")
     assert sum(len(rows) for rows in run.data.values()) == 20
     assert SimpleNamespace(**run.data["train"][0]).text in ("one", "two")
+
+
+def test_a_csv_field_may_hold_odd_line_ends(tmp_path: Path) -> None:
+    rows = "".join(f"please refund\u2028the lamp\x0c{n},{'ab'[n % 2]}\r\n" for n in range(20))
+    (tmp_path / "odd.csv").write_text("text,label\r\n" + rows, encoding="utf-8", newline="")
+    found = loaded(tmp_path, {"train": str(tmp_path / "odd.csv")})
+    assert sum(map(len, found.data.values())) == 20
+    assert "\u2028" in found.data["train"]["text"][0]

@@ -25,7 +25,7 @@ data:
 model: {{base: minilm, task: text-classification}}
 """
 TAIL = "output: runs/\n"
-TRAIN = "train: {epochs: 5, batch_size: 16}\n"
+TRAIN = "train:\n  epochs: 5\n  batch_size: 16\n"
 REQUESTS = {
     "refund": ("I want my money back for {}", "please refund {}", "{} never came, return what I paid"),
     "delivery": ("when will {} arrive", "where is my parcel with {}", "has {} been shipped yet"),
@@ -74,9 +74,23 @@ def _stack(folder: Path, entries: list[Entry]) -> str:
         ready = next((entry for entry in offered if section == "tune" and _needs_nothing(entry)), None)
         if ready:
             lines.append(f"tune: {{use: {ready.name}}}   # installed: {names}\n{TRAIN}")
+        elif offered and section == "train":
+            lines.append(f"  # steps: [{_example(offered[0])}]   # installed: {names}\n")
         elif offered:
-            lines.append(f"# {section}: [{{use: {offered[0].name}}}]   # installed: {names}\n")
+            lines.append(f"# {section}: [{_example(offered[0])}]   # installed: {names}\n")
     return "".join([*lines, TAIL])
+
+
+def _example(entry: Entry) -> str:
+    """``{use: name}`` with a place for each setting that must be given."""
+    from upright import catalog
+
+    try:
+        fields = catalog.load(entry).model_fields
+    except PluginError:
+        fields = {}
+    needed = [f"{name}: ..." for name, field in fields.items() if field.is_required()]
+    return "{" + ", ".join([f"use: {entry.name}", *needed]) + "}"
 
 
 def _needs_nothing(entry: Entry) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch.nn import Module, Parameter
 
 from upright.engine.heads import MeanPooling
@@ -37,7 +38,7 @@ def load_as(run: Run, auto: str | None) -> Module:
     try:
         run.tokenizer = load_tokenizer(source)
         model: Module = _with_head(run, source, auto)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise _cannot_load(run, source, error) from error
     config: Any = model.config
     if run.tokenizer.pad_token is None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from upright.engine.batches import batches
+from upright.errors import UprightError
 from upright.objects import Predictions
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def predict(run: Run, split: str) -> Predictions:
                 columns.setdefault(name, []).extend(values)
     for module, training in modes.items():
         module.training = training
+    _finite(columns, split)
     place = sorted(range(len(order)), key=order.__getitem__)
     arrays: dict[str, Any] = {
         "row_id": pa.array(rows["row_id"][:], pa.string()),
@@ -40,6 +42,19 @@ def predict(run: Run, split: str) -> Predictions:
     for column in run.config.data.sensitive:
         arrays[f"group/{column}"] = pa.array(rows[column][:], pa.string())
     return Predictions(split, run.config.model.task, run.labels, pa.table(arrays))
+
+
+def _finite(columns: dict[str, list[Any]], split: str) -> None:
+    """Raise UprightError where the model says NaN or infinity: an argmax over it would be a decision all the same."""
+    import numpy as np
+
+    for name in columns.keys() & {"scores", "log_likelihood"}:
+        for value in columns[name]:
+            if not np.isfinite(value).all():
+                raise UprightError(
+                    f"{split}: the model's {name.replace('_', ' ')} are not finite, so nothing follows from them; lower "
+                    "train.learning_rate or use train.precision: fp32"
+                )
 
 
 def _narrow(array: Any, name: str) -> Any:

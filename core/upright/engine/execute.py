@@ -48,7 +48,7 @@ def execute(stack: Stack, *, resume: Path | None = None, listen: Listen | None =
     Raises what stopped it, after ``status.json`` says so.
     """
     folder = _resumed(stack, resume) if resume else _new_folder(stack)
-    with _told(folder):
+    with _alone(folder), _told(folder):
         run = prepare_run(stack, folder, listen, resume=resume is not None)
         if stack.cleans_only:
             write_json(folder / "lock.json", make_lock(run))
@@ -74,6 +74,11 @@ def prepare_run(stack: Stack, folder: Path, listen: Listen | None = None, *, res
     if stack.cleans_only:
         return run
     run.labels = run.task.read_labels(run)
+    if stack.trains and len(run.labels) == 1:
+        raise ConfigError(
+            f"{stack.where('data', 'train')}  data.train: every row has the one label {run.labels[0]!r}, so there is nothing "
+            "to learn; add rows of another"
+        )
     state = newest(folder) if resume else None
     run.restored = state["kept"] if state else {}
     stage(run, "model")
@@ -186,9 +191,34 @@ def _resumed(stack: Stack, folder: Path) -> Path:
 
 
 @contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """No other process may write there: a lock on the folder itself, which ends with the process, however it ends."""
+    try:
+        from fcntl import LOCK_EX, LOCK_NB, flock
+    except ImportError:  # not a POSIX system
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            flock(handle, LOCK_EX | LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"{folder}: this run is still going on in another process; wait for it or stop it"
+            ) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):  # a file system without locks
+                raise
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
 def _told(folder: Path) -> Iterator[None]:
     """Whatever happens, ``status.json`` tells the truth about it."""
     write_status(folder, "running", stage="start")
+    (folder / "error.txt").unlink(missing_ok=True)
     try:
         yield
     except KeyboardInterrupt:
@@ -197,7 +227,8 @@ def _told(folder: Path) -> Iterator[None]:
     except BaseException as error:
         code = error.exit_code if isinstance(error, UprightError) else 1
         _record_failure(folder, error, code)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        # safetensors wraps what the operating system says in a class of its own
+        if getattr(error, "errno", None) == errno.ENOSPC or f"(os error {errno.ENOSPC})" in str(error):
             raise UprightError(f"{folder}: no space left on the disk; free some and go on with --resume") from error
         if isinstance(error, UprightError) or not isinstance(error, Exception):
             raise

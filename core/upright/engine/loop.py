@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from upright.engine.checkpoint import Progress, load_best, load_weights, newest, save_best, save_checkpoint
+from upright.engine.checkpoint import Progress, checkpoints, load_best, load_weights, newest, save_best, save_checkpoint
 from upright.engine.evaluate import predict
 from upright.engine.optimizer import make_schedule, trainable
 from upright.errors import UprightError
@@ -34,7 +34,7 @@ def count_updates(run: Run) -> int:
 def train(run: Run, resume: bool = False) -> Progress:
     """Train until ``run.updates``, a `Stop`, or an error; leave the preferred iterate in ``run.model``.
 
-    Raises UprightError at the first non-finite gradient: weights are those before it, the last checkpoint is whole.
+    Raises UprightError at the first non-finite gradient or weight: nothing of it is in a checkpoint.
     """
     schedule = make_schedule(run)
     progress = Progress()
@@ -81,13 +81,21 @@ def _update(run: Run, schedule: LRScheduler, parameters: list[torch.nn.Parameter
     limit = run.config.train.max_grad_norm
     norm = torch.nn.utils.clip_grad_norm_(parameters, limit if limit is not None else math.inf)
     if not torch.isfinite(norm):
-        raise UprightError(
-            f"update {run.update + 1}: the loss or its gradient is not finite; lower train.learning_rate or use "
-            "train.precision: fp32 (the weights before this update are in the last checkpoint)"
-        )
+        raise _not_finite(run, "the loss or its gradient is not finite")
     run.optimizer.step()
+    # A private gradient is finite whatever the records' are: what it does to the weights is looked at for itself.
+    if not torch.isfinite(torch.nn.utils.get_total_norm(parameters, norm_type=math.inf)):
+        raise _not_finite(run, "the weights are not finite after it")
     schedule.step()
     run.update += 1
+
+
+def _not_finite(run: Run, what: str) -> UprightError:
+    last = checkpoints(run.folder)
+    kept = f"the last checkpoint is {last[-1].name}" if last else "no checkpoint was written yet"
+    return UprightError(
+        f"update {run.update + 1}: {what}; lower train.learning_rate or use train.precision: fp32 ({kept})"
+    )
 
 
 def _tell(run: Run, schedule: LRScheduler, progress: Progress) -> None:

@@ -6,6 +6,7 @@ Every error is one sentence that names the file and the line or row.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -89,7 +90,7 @@ def _csv(path: Path, encoding: str) -> Iterator[Record]:
             f"{path}: holds zero bytes, so it is not {encoding}; set data.encoding to the file's (utf-16?)"
         )
     csv.field_size_limit(2**31 - 1)
-    rows = csv.reader(lines.splitlines(keepends=True), strict=True)
+    rows = csv.reader(io.StringIO(lines, newline=""), strict=True)  # str.splitlines would split at U+2028 too
     try:
         header = next(rows, None)
         for row in rows:

@@ -18,6 +18,7 @@ def make_lock(run: Run) -> dict[str, Any]:
 
     names = {"upright"} | {placed.entry.dist for placed in run.stack.steps if placed.entry is not None}
     return {
+        "run": run.folder.name,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "device": run.device.type,

@@ -26,18 +26,21 @@ def check_manifest(folder: Path) -> tuple[list[str], int]:
     """
     try:
         files = json.loads((folder / NAME).read_text(encoding="utf-8"))["files"]
-        expected = {name: entry["sha256"] for name, entry in files.items()}
+        expected = {name: (entry["sha256"], entry["bytes"]) for name, entry in files.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(
             f"{folder / NAME}: is missing or unreadable ({error}); the run cannot be verified"
         ) from error
     problems = []
     present = set(_names(folder))
-    for name, digest in expected.items():
+    for name, (digest, size) in expected.items():
         if name not in present:
             problems.append(f"{folder / name}: is missing")
-        elif sha256(folder / name) != digest:
-            problems.append(f"{folder / name}: is not what the run wrote (its sha256 differs from manifest.json)")
+        elif (sha256(folder / name), (folder / name).stat().st_size) != (digest, size):
+            problems.append(
+                f"{folder / name}: is not what the run wrote (its sha256 or size differs from manifest.json)"
+            )
+    problems += [f"{path}: a link was added after the run" for path in sorted(folder.rglob("*")) if path.is_symlink()]
     problems += [f"{folder / name}: was added after the run" for name in sorted(present - expected.keys())]
     return problems, len(expected)
 

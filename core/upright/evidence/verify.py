@@ -158,13 +158,15 @@ def _verdicts(found: Verified, run: Run, metrics: dict[str, Metric]) -> None:
 
 
 def _report(found: Verified) -> None:
-    """report.html is a function of the evidence: written again by the same version, it must be the same."""
+    """The page and the card are functions of the evidence: written again by the same version, they must be the same."""
+    from upright.report.card import card
     from upright.report.page import render
 
     lock = json.loads((found.folder / "lock.json").read_text(encoding="utf-8"))
     written = lock.get("distributions", {}).get("upright", {}).get("version")
     if written != metadata.version("upright"):
         return
-    path = found.folder / "report.html"
-    if path.read_text(encoding="utf-8") != render(found.folder):
-        found.problems.append(f"{path}: does not show what the run's evidence says")
+    for name, write in {"report.html": render, "MODEL_CARD.md": card}.items():
+        path = found.folder / name
+        if path.read_text(encoding="utf-8") != write(found.folder):
+            found.problems.append(f"{path}: does not show what the run's evidence says")

@@ -84,7 +84,7 @@ def view(folder: Path) -> View:
     evidence = {path.stem: _json(path) for path in sorted((folder / "evidence").glob("*.json"))}
     plan = _json(folder / "plan.json")
     return View(
-        folder=folder.name,
+        folder=_json(folder / "lock.json").get("run", folder.name),
         settings=yaml.safe_load((folder / "stack.resolved.yaml").read_text(encoding="utf-8")),
         status=_json(folder / "status.json"),
         lock=_json(folder / "lock.json"),
