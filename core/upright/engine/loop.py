@@ -49,6 +49,9 @@ def train(run: Run, resume: bool = False) -> Progress:
     every = max(1, run.updates // LINES)
     while run.update < run.updates and progress.stopped is None:
         _update(run, schedule, parameters)
+        # A private gradient is finite whatever the records' are; any other is looked at by the next update, if there is one.
+        if run.private or run.update == run.updates or _checkpoint_due(run, _evaluation_due(run)):
+            _look_at_weights(run, parameters)
         stop = run.calls.watch("updated", run)
         run.optimizer.zero_grad(set_to_none=True)
         progress.stopped = stop.reason if stop else None
@@ -81,21 +84,22 @@ def _update(run: Run, schedule: LRScheduler, parameters: list[torch.nn.Parameter
     limit = run.config.train.max_grad_norm
     norm = torch.nn.utils.clip_grad_norm_(parameters, limit if limit is not None else math.inf)
     if not torch.isfinite(norm):
-        raise _not_finite(run, "the loss or its gradient is not finite")
+        raise _not_finite(run, run.update + 1, "the loss or its gradient is not finite")
     run.optimizer.step()
-    # A private gradient is finite whatever the records' are: what it does to the weights is looked at for itself.
-    if not torch.isfinite(torch.nn.utils.get_total_norm(parameters, norm_type=math.inf)):
-        raise _not_finite(run, "the weights are not finite after it")
     schedule.step()
     run.update += 1
 
 
-def _not_finite(run: Run, what: str) -> UprightError:
+def _look_at_weights(run: Run, parameters: list[torch.nn.Parameter]) -> None:
+    """Raise UprightError where a weight is not finite: a sum is finite only where every term is."""
+    if not torch.isfinite(torch.stack([p.detach().sum(dtype=torch.float32) for p in parameters]).sum()):
+        raise _not_finite(run, run.update, "the weights are not finite after it")
+
+
+def _not_finite(run: Run, update: int, what: str) -> UprightError:
     last = checkpoints(run.folder)
     kept = f"the last checkpoint is {last[-1].name}" if last else "no checkpoint was written yet"
-    return UprightError(
-        f"update {run.update + 1}: {what}; lower train.learning_rate or use train.precision: fp32 ({kept})"
-    )
+    return UprightError(f"update {update}: {what}; lower train.learning_rate or use train.precision: fp32 ({kept})")
 
 
 def _tell(run: Run, schedule: LRScheduler, progress: Progress) -> None:
