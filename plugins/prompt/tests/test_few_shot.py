@@ -194,7 +194,10 @@ def test_what_is_rendered_fits_and_loses_the_first_demonstrations_first(
     test = write_rows(folder / "t.jsonl", [{"text": text, "label": "sick"} for text in texts])
     toy = {**toy, "data": {"train": toy["data"]["train"], "validation": test, "test": test}}
     run = run_of(stack_of(toy, shots=shots), tmp_path)
-    tokens = lambda text: len(run.tokenizer(text)["input_ids"])  # noqa: E731
+
+    def tokens(text: str) -> int:
+        return len(run.tokenizer(text)["input_ids"])
+
     order = [one.text for one in run.stack.steps[0].step._prepared[run].pool.in_turn("")]
     lost = 0
     for text, shown, question in parts(run, "test"):
