@@ -4,6 +4,7 @@ the gradient of an update is what a plain loop over single units gives, in float
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -63,16 +64,16 @@ def together(tiny_mean: Path, toy_files: dict[str, Any], tmp_path: Path, monkeyp
     (base / "config.json").write_text(
         json.dumps({**config, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
     )
-    from upright_privacy import clipping
+    from upright_privacy import noise as source
 
-    drawn = clipping.gaussian
+    drawn = source.gaussian
 
     def gaussian(shape: torch.Size, scale: float, device: torch.device) -> torch.Tensor:
         noise = drawn(shape, scale, device)
         SEEN[-1]["noise"].append(noise.double())
         return noise
 
-    monkeypatch.setattr(clipping, "gaussian", gaussian)
+    monkeypatch.setattr(source, "gaussian", gaussian)
     SEEN.clear()
     stack = Stack.load(
         {
@@ -162,28 +163,31 @@ def test_every_update_is_what_the_loop_over_single_units_gives(together: Stack) 
 
 
 def test_mutant_that_clips_rows_instead_of_units_is_noticed(together: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    from upright_privacy import per_unit as module
+    from upright_privacy.per_unit import units
 
-    def by_row(losses: Any, batch: Batch, mode: Any) -> Any:
-        gradients, statistics = module.per_row(losses, batch, mode)
-        return batch.rows, gradients, statistics
+    honest = units.units_of
 
-    monkeypatch.setattr(module, "per_unit", by_row)
+    def by_row(losses: Any, batches: Any, mode: Any, served: Any = None) -> Any:
+        for batch in batches:
+            yield from honest(losses, [dataclasses.replace(batch, unit=torch.arange(len(batch)))], mode, served)
+
+    monkeypatch.setattr(units, "units_of", by_row)
     execute(together)
     assert min(errors()) > 10 * TOLERANCE
 
 
 def test_mutant_that_clips_the_batch_as_one_is_noticed(together: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    from upright_privacy import clipping
+    from upright_privacy.per_unit.units import Units
 
-    honest = clipping.factors
+    honest = Units.norms
 
-    def as_one(gradients: Any, bound: float) -> torch.Tensor:
-        listed = list(gradients)
-        factor = honest([g.sum(0, keepdim=True) for g in listed], bound)
-        return factor.expand(len(listed[0]))
+    def as_one(self: Units) -> torch.Tensor:
+        each = honest(self)
+        like = {name: part.dense()[0] for name, parts in self.contributions.items() for part in parts}
+        whole = self.weighted_sum(torch.ones(len(each)), like)
+        return torch.cat([g.flatten() for g in whole.values()]).norm().double().expand(len(each))
 
-    monkeypatch.setattr(clipping, "factors", as_one)
+    monkeypatch.setattr(Units, "norms", as_one)
     execute(together)
     assert max(errors()) > 10 * TOLERANCE
 

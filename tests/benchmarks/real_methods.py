@@ -35,12 +35,12 @@ METHODS: dict[str, tuple[dict[str, Any], list[float]]] = {
 }
 """Method -> its settings and the learning rates that were tried."""
 CHOSEN: dict[tuple[str, str], tuple[float, int]] = {
-    ("banking77", "full"): (2e-4, 4),
-    ("banking77", "lora"): (2e-3, 4),
-    ("banking77", "adapter"): (2e-3, 4),
-    ("banking77", "ia3"): (1e-2, 4),
-    ("banking77", "prefix"): (3e-2, 4),
-    ("banking77", "bitfit"): (4e-3, 4),
+    ("banking77", "full"): (2e-4, 3),
+    ("banking77", "lora"): (2e-3, 3),
+    ("banking77", "adapter"): (2e-3, 3),
+    ("banking77", "ia3"): (1e-2, 3),
+    ("banking77", "prefix"): (1e-2, 3),
+    ("banking77", "bitfit"): (2e-3, 3),
     ("ncbi_disease", "full"): (2e-4, 4),
     ("ncbi_disease", "lora"): (2e-3, 4),
     ("ncbi_disease", "adapter"): (2e-3, 4),

@@ -20,7 +20,10 @@ from upright.errors import ConfigError, IntegrityError, UprightError
 from upright_privacy import clipping
 from upright_privacy.accounting import combined, epsilon, noise_for
 from upright_privacy.ledger import Ledger, draws, read_ledger
-from upright_privacy.per_unit import Losses, per_row, per_unit, trainable
+from upright_privacy.noise import gaussian
+from upright_privacy.per_unit.contributions import Dense
+from upright_privacy.per_unit.methods import Losses, per_row, trainable
+from upright_privacy.per_unit.units import Units, units_of
 
 PRIVATE = {"use": "dp-sgd", "noise_multiplier": 1.0, "delta": 1e-3}
 
@@ -34,6 +37,11 @@ def prepared(toy: dict[str, Any], folder: Path, **changes: Any) -> Any:
             if p.requires_grad:
                 p.add_(torch.randn_like(p) * 0.1)
     return run
+
+
+def dense(contributions: Any) -> dict[str, torch.Tensor]:
+    """Each row's gradient of every parameter; a plain 0 of one that no loss depends on."""
+    return {name: sum(part.dense() for part in parts) for name, parts in contributions.items()}
 
 
 def one_by_one(run: Any, row: int) -> dict[str, torch.Tensor]:
@@ -68,18 +76,19 @@ def one_by_one(run: Any, row: int) -> dict[str, torch.Tensor]:
     ],
     ids=lambda tune: tune if isinstance(tune, str) else tune["use"],
 )
-@pytest.mark.parametrize("mode", ["functorch", "loop"])
+@pytest.mark.parametrize("mode", ["direct", "functorch", "loop"])
 def test_per_record_gradients_are_those_of_one_record_alone(
     toy: dict[str, Any], tmp_path: Path, base: str, tune: Any, mode: Any, request: pytest.FixtureRequest
 ) -> None:
     run = prepared(toy, tmp_path, model={"base": str(request.getfixturevalue(base))}, tune=tune)
-    found, _ = per_row(Losses(run), collate(run, range(5), "train"), mode)
+    found = dense(per_row(Losses(run), collate(run, range(5), "train"), mode)[0])
     assert set(found) == set(trainable(Losses(run)))
     for row in range(5):
         expected = one_by_one(run, row)
         size = math.sqrt(sum(float(g.square().sum()) for g in expected.values()))
         for name, gradient in expected.items():
-            assert float((found[name][row].double() - gradient).abs().max()) < 1e-5 * size  # float32
+            mine = found[name][row].double() if isinstance(found[name], torch.Tensor) else torch.zeros(())
+            assert float((mine.view(-1) - gradient.view(-1)).abs().max()) < 1e-5 * size  # float32
 
 
 def test_language_models_are_clipped_per_record_too(tiny_llama: Path, tmp_path: Path) -> None:
@@ -92,9 +101,11 @@ def test_language_models_are_clipped_per_record_too(tiny_llama: Path, tmp_path: 
     }
     run = prepared(toy, tmp_path / "run")
     batch = collate(run, range(4), "train")
-    fast, slow = per_row(Losses(run), batch, "functorch")[0], per_row(Losses(run), batch, "loop")[0]
-    for name in slow:
-        torch.testing.assert_close(fast[name], slow[name], rtol=1e-3, atol=1e-6)
+    slow = dense(per_row(Losses(run), batch, "loop")[0])
+    for name, fast in (
+        (n, dense(per_row(Losses(run), batch, mode)[0])) for mode in ("direct", "functorch") for n in slow
+    ):
+        torch.testing.assert_close(fast[name].view_as(slow[name]), slow[name], rtol=1e-3, atol=1e-6)
     done = execute(Stack.load({**toy, "privacy": PRIVATE, "train": {"max_steps": 2, "batch_size": 6}}))
     assert done.metrics["run/privacy/dp-sgd/draws"].value == 2
 
@@ -105,9 +116,11 @@ def test_removing_a_unit_moves_the_clipped_sum_by_at_most_the_bound(toy: dict[st
     batch = collate(run, [0, 1, 2, 3, 3, 3], "train")
 
     def clipped(rows: list[int]) -> torch.Tensor:
-        _, gradients, _ = per_unit(Losses(run), batch.take(torch.tensor(rows)), "functorch")
-        scale = clipping.factors(gradients.values(), bound)
-        return torch.cat([clipping.clipped_sum(g, scale).flatten() for g in gradients.values()])
+        [units] = units_of(Losses(run), [batch.take(torch.tensor(rows))], "direct")
+        like = trainable(Losses(run))
+        return torch.cat(
+            [g.flatten() for g in units.weighted_sum(clipping.factors(units.norms(), bound), like).values()]
+        )
 
     whole = clipped([0, 1, 2, 3, 4, 5])
     for left_out in ([1, 2, 3, 4, 5], [0, 1, 2]):
@@ -115,10 +128,10 @@ def test_removing_a_unit_moves_the_clipped_sum_by_at_most_the_bound(toy: dict[st
 
 
 def test_a_record_that_gives_nan_leaves_nothing() -> None:
-    gradients = [torch.tensor([[1.0, 0.0], [float("nan"), 1.0], [float("inf"), 0.0]])]
-    scale = clipping.factors(gradients, 0.5)
+    units = Units({"w": [Dense(torch.tensor([[1.0, 0.0], [float("nan"), 1.0], [float("inf"), 0.0]]))]}, {})
+    scale = clipping.factors(units.norms(), 0.5)
     assert scale.tolist() == [0.5, 0.0, 0.0]
-    assert clipping.clipped_sum(gradients[0], scale).tolist() == [0.5, 0.0]
+    assert units.weighted_sum(scale, {"w": torch.zeros(2)})["w"].tolist() == [0.5, 0.0]
 
 
 # --- accounting -----------------------------------------------------------------------------------------------------
@@ -173,9 +186,9 @@ def test_the_noise_that_is_found_keeps_the_budget_and_wastes_little(target: floa
 
 def test_noise_has_its_scale_and_never_repeats() -> None:
     torch.manual_seed(0)
-    first = clipping.gaussian(torch.Size([200_000]), 3.0, torch.device("cpu"))
+    first = gaussian(torch.Size([200_000]), 3.0, torch.device("cpu"))
     torch.manual_seed(0)
-    second = clipping.gaussian(torch.Size([200_000]), 3.0, torch.device("cpu"))
+    second = gaussian(torch.Size([200_000]), 3.0, torch.device("cpu"))
     assert not torch.equal(first, second), "the public seed must not lead to it"
     assert float(first.std()) == pytest.approx(3.0, rel=0.02)  # standard error of a standard deviation: .16 %
 
@@ -296,33 +309,58 @@ def test_a_batch_over_all_units_is_refused(toy: dict[str, Any]) -> None:
         execute(Stack.load(private(toy)))
 
 
-class Branches(torch.nn.Module):
-    """Asks a tensor for its value, which vmap cannot."""
+class Hidden(torch.autograd.Function):
+    """A product that no rule can see and vmap cannot enter."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(values, gain)
+        return values * gain
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+        values, gain = ctx.saved_tensors
+        return gradient * gain, (gradient * values).sum()
+
+
+class Gained(torch.nn.Module):
+    """A model whose logits are scaled where nobody looks."""
 
     def __init__(self, inner: torch.nn.Module) -> None:
         super().__init__()
         self.inner = inner
         self.config = inner.config
+        self.gain = torch.nn.Parameter(torch.ones(()))
 
     def forward(self, **inputs: Any) -> Any:
         output = self.inner(**inputs)
-        return output if output.logits.sum().item() < 1e9 else None
+        output["logits"] = Hidden.apply(output.logits, self.gain)
+        return output
+
+    def save_pretrained(self, folder: Any) -> None:
+        self.inner.save_pretrained(folder)
 
 
-def test_a_model_that_vmap_cannot_run_is_trained_one_record_at_a_time_and_says_so(toy: dict[str, Any]) -> None:
+def gained(toy: dict[str, Any], mode: str) -> Stack:
     class Wrapped(Step):
         @hook
         def tune(self, model: Any) -> Any:
-            return Branches(model.requires_grad_(True))
+            return Gained(model)
 
+    stack = Stack.load({**toy, "tune": "head", "privacy": {**PRIVATE, "grad_sample_mode": mode}})
+    return with_steps(stack, ("tune", "wrapped", Wrapped()))
+
+
+def test_what_no_rule_and_no_vmap_can_do_is_done_one_unit_at_a_time_and_says_so(toy: dict[str, Any]) -> None:
     told: list[dict[str, Any]] = []
-    for mode, message in (("auto", "one record is taken at a time"), ("functorch", "vmap cannot run this model")):
-        stack = with_steps(
-            Stack.load({**toy, "tune": "full", "privacy": {**PRIVATE, "grad_sample_mode": mode}}),
-            ("tune", "wrapped", Wrapped()),
-        )
-        try:
-            execute(stack, listen=told.append)
-        except UprightError as error:
-            told.append({"event": "warning", "message": str(error)})
-        assert any(message in event["message"] for event in told if event["event"] == "warning")
+    execute(gained(toy, "auto"), listen=told.append)
+    [message] = [
+        e["message"] for e in told if e["event"] == "warning" and "one unit is taken at a time" in e["message"]
+    ]
+    assert "gain meets the rows where no rule can see it" in message
+
+
+@pytest.mark.parametrize("mode", ["direct", "functorch"])
+def test_a_method_that_is_asked_for_and_cannot_is_refused(toy: dict[str, Any], mode: str) -> None:
+    with pytest.raises(UprightError, match=f"{mode}.*; use grad_sample_mode: auto"):
+        execute(gained(toy, mode))

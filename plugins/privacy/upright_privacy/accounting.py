@@ -9,15 +9,13 @@ from typing import Literal
 Accountant = Literal["prv", "rdp"]
 
 
-def combined(gradient: float, statistics: float | None) -> float:
-    """The noise multiplier of both releases of one draw together.
+def combined(*noise_multipliers: float | None) -> float:
+    """The noise multiplier of all releases of one draw together; None for what is not released.
 
     Releases of one Poisson draw compose before subsampling: sigma_eff = (sum of sigma_i^-2)^(-1/2), the Gaussian
     mechanism on the concatenated, separately scaled vector. Two separate entries would under-report.
     """
-    if statistics is None:
-        return gradient
-    return float((gradient**-2 + statistics**-2) ** -0.5)
+    return float(sum(sigma**-2 for sigma in noise_multipliers if sigma is not None) ** -0.5)
 
 
 def epsilon(draws: Iterable[tuple[float, float]], delta: float, accountant: Accountant = "prv") -> float:

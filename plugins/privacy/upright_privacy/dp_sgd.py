@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from upright import Capability, Metric, Run, Section, Step, Stop, hook
 from upright.errors import ConfigError, IntegrityError, UprightError
 
-AGREES = 1e-3
-"""Relative difference of a record's gradient, over its norm, that float32 sums in another order explain."""
+CHECKED = 3
+"""Updates, drawn at random, before which the gradients of a few records are compared with the one-record loop's."""
 
 
 class DpSgd(Step):
@@ -33,9 +33,23 @@ class DpSgd(Step):
     statistics_noise_ratio: float = Field(
         4.0, gt=0, description="Noise multiplier of released statistics over that of the gradient."
     )
-    grad_sample_mode: Literal["auto", "functorch", "loop"] = Field(
-        "auto", description="functorch: vmap; loop: one record at a time; auto: vmap where it agrees with the loop."
+    clipping: Literal["flat", "automatic", "adaptive"] = Field(
+        "flat", description="flat; automatic: every unit scaled to the norm; adaptive: the norm follows a quantile."
     )
+    target_unclipped_quantile: float = Field(
+        0.5, gt=0, lt=1, description="adaptive: share of units whose gradient shall stay below the norm."
+    )
+    clipbound_learning_rate: float = Field(0.2, gt=0, description="adaptive: how fast the norm follows.")
+    unclipped_num_std: float | None = Field(
+        None, gt=0, description="adaptive: noise on the number of units below the norm; default: batch_size / 20."
+    )
+    grad_sample_mode: Literal["auto", "direct", "functorch", "loop"] = Field(
+        "auto",
+        description="direct: a rule for each function; functorch: vmap; loop: one unit at a time; auto: the first that is "
+        "proven on this model.",
+    )
+
+    _units_of: tuple[Any, list[list[int]]] | None = PrivateAttr(None)
 
     @model_validator(mode="after")
     def _one_of_two(self) -> DpSgd:
@@ -59,56 +73,59 @@ class DpSgd(Step):
     @hook
     def sample(self, update: int, run: Run) -> Sequence[int]:
         """Every unit with the same chance, whatever was drawn before; from the operating system, never the seed."""
-        import secrets
-
         import numpy as np
 
-        rate = self._state(run)["sample_rate"]
-        ledger = self._ledger(run)
-        gradient, statistics = self._noise(run)
         from upright_privacy.accounting import combined
+        from upright_privacy.noise import Source
 
-        ledger.charge(
+        state = self._state(run)
+        gradient, statistics, count = self._noise(run)
+        self._ledger(run).charge(
             update=update,
-            attempt=self._state(run)["attempt"],
-            sample_rate=rate,
-            noise_multiplier=combined(gradient, statistics),
+            attempt=state["attempt"],
+            sample_rate=state["sample_rate"],
+            noise_multiplier=combined(gradient, statistics, count),
             gradient_noise_multiplier=gradient,
             statistics_noise_multiplier=statistics,
+            count_noise_multiplier=count,
         )
         members = self._members(run)
-        drawn = np.random.Generator(np.random.PCG64(secrets.randbits(128))).random(len(members)) < rate
-        return [row for unit in np.flatnonzero(drawn) for row in members[unit]]
+        drawn = np.flatnonzero(Source().chosen(len(members), state["sample_rate"]))
+        return [row for unit in drawn for row in members[unit]]
 
     @hook
     def gradients(self, rows: Sequence[int], run: Run) -> dict[str, dict[str, Any]]:
         import torch
 
         from upright_privacy import clipping
-        from upright_privacy.per_unit import Losses, per_unit, trainable
+        from upright_privacy.noise import gaussian
+        from upright_privacy.per_unit.methods import Losses, trainable
 
-        losses = Losses(run)
+        self._check_again(run)
+        losses, state = Losses(run), self._state(run)
         parameters = trainable(losses)
         sums = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
         widths = [(step, name, width) for step, named in run.widths.items() for name, width in named.items()]
         released = torch.zeros(sum(width for _, _, width in widths), device=run.device)
-        mode = self._state(run)["mode"]
-        for parts in self._whole_units(rows, run):
-            found = [per_unit(losses, batch, mode) for batch in parts]
-            gradients, statistics = _joined(found) if len(found) > 1 else found[0][1:]
-            scale = clipping.factors(gradients.values(), self.max_grad_norm)
-            for name, gradient in gradients.items():
-                sums[name] += clipping.clipped_sum(gradient, scale)
+        bound, below = float(state["max_grad_norm"]), 0.0
+        for units in self._units(losses, rows, run):
+            norms = units.norms()
+            scale = clipping.factors(norms, bound, self.clipping)
+            for name, part in units.weighted_sum(scale, parameters).items():
+                sums[name] += part
+            below += float((norms <= bound).sum()) - len(norms) / 2
             if widths:
-                flat = torch.cat([statistics[step][name].float() for step, name, _ in widths], dim=1)
-                released += clipping.clipped_sum(flat, clipping.factors([flat], 1.0))
-        noise, statistics_noise = self._noise(run)
+                flat = torch.cat([units.statistics[step][name].float() for step, name, _ in widths], dim=1)
+                own = clipping.factors(torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64), 1.0)
+                released += own.float() @ flat.masked_fill((own == 0).unsqueeze(1), 0)
+        noise, statistics_noise, count_noise = self._noise(run)
         expected = run.config.train.batch_size
         for name, p in parameters.items():
-            drawn = clipping.gaussian(p.shape, noise * self.max_grad_norm, run.device)
-            p.grad = ((sums[name] + drawn) / expected).to(p.dtype)
+            p.grad = ((sums[name] + gaussian(p.shape, noise * bound, run.device)) / expected).to(p.dtype)
         if widths and statistics_noise is not None:
-            released += clipping.gaussian(released.shape, statistics_noise, run.device)
+            released += gaussian(released.shape, statistics_noise, run.device)
+        if count_noise is not None:
+            state["max_grad_norm"] = self._followed(bound, below, count_noise / 2, expected)
         groups: dict[str, dict[str, Any]] = {}
         for (step, name, _), part in zip(widths, released.split([width for *_, width in widths]), strict=True):
             groups.setdefault(step, {})[name] = part
@@ -135,7 +152,7 @@ class DpSgd(Step):
         from upright.objects import Table, Text
 
         state = self._state(run)
-        gradient, statistics = self._noise(run)
+        gradient, statistics, count = self._noise(run)
         home = run.home(self)
         facts = [
             ("epsilon (PRV accountant, from the ledger)", run.metrics[f"run/{home}/epsilon"].value),
@@ -146,8 +163,14 @@ class DpSgd(Step):
             ("draws charged", len(self._ledger(run).entries)),
             ("noise multiplier of the gradient", gradient),
             ("noise multiplier of statistics", statistics if statistics is not None else "none released"),
+            ("clipping", self.clipping),
             ("clipping norm", self.max_grad_norm),
-            ("per-record gradients", state["mode"]),
+            *([("noise multiplier of the count below the norm", count)] if count else []),
+            (
+                "per-unit gradients",
+                {"direct": "a rule for each tensor", "functorch": "vmap"}.get(state["mode"], "a loop"),
+            ),
+            *((f"tensors served by: {name}", count) for name, count in state["rules"].items()),
             ("attempts (a resume draws fresh noise and is charged)", state["attempt"]),
         ]
         outside = [str(placed) for placed in run.stack.steps if placed.step.reads_private]
@@ -187,20 +210,36 @@ class DpSgd(Step):
 
         return epsilon(draws(self._ledger(run).entries), self.delta)
 
-    def _noise(self, run: Run) -> tuple[float, float | None]:
-        """Noise multipliers of the gradient and of the statistics (None where none are released)."""
+    def _noise(self, run: Run) -> tuple[float, float | None, float | None]:
+        """Noise multipliers of the gradient, of statistics and of adaptive clipping's count; None for no release."""
         gradient = self._state(run)["noise_multiplier"]
-        return gradient, gradient * self.statistics_noise_ratio if run.widths else None
+        return gradient, gradient * self.statistics_noise_ratio if run.widths else None, self._count_noise(run)
+
+    def _count_noise(self, run: Run) -> float | None:
+        """Each unit adds 1/2 or -1/2 to the count, so its multiplier is twice the standard deviation (Andrew et al.)."""
+        if self.clipping != "adaptive":
+            return None
+        return 2 * (self.unclipped_num_std or run.config.train.batch_size / 20)
+
+    def _followed(self, bound: float, below: float, noise: float, expected: int) -> float:
+        """The next clipping norm, from the noised share of units below this one: C exp(-eta (b - gamma))."""
+        import math
+
+        from upright_privacy.noise import Source
+
+        share = (below + noise * float(Source().gaussians(1))) / expected + 0.5
+        return bound * math.exp(-self.clipbound_learning_rate * (share - self.target_unclipped_quantile))
 
     def _members(self, run: Run) -> list[list[int]]:
         """Each unit's rows."""
-        members: dict[int, list[int]] = {}
-        for row, unit in enumerate(run.data["train"]["unit"][:]):
-            members.setdefault(unit, []).append(row)
-        return list(members.values())
+        if self._units_of is None or self._units_of[0] is not run.data["train"]:
+            members: dict[int, list[int]] = {}
+            for row, unit in enumerate(run.data["train"]["unit"][:]):
+                members.setdefault(unit, []).append(row)
+            self._units_of = (run.data["train"], list(members.values()))
+        return self._units_of[1]
 
     def _start(self, run: Run) -> None:
-        from upright_privacy.accounting import noise_for
 
         where = f"{run.stack.placed(self).where}  privacy.{run.key(self)}"
         state, ledger = self._state(run), self._ledger(run)
@@ -211,20 +250,11 @@ class DpSgd(Step):
         if self.delta >= 1 / units:
             raise ConfigError(f"{where}.delta: {self.delta} is not below 1 / {units} training units; lower it")
         if "noise_multiplier" not in state:
-            state["noise_multiplier"] = self.noise_multiplier
-            if self.epsilon is not None:
-                try:
-                    total = noise_for(self.epsilon, self.delta, rate, run.updates)
-                except ValueError as error:
-                    raise ConfigError(
-                        f"{where}: no noise reaches epsilon {self.epsilon} in {run.updates} updates; raise epsilon or "
-                        "lower train.epochs"
-                    ) from error
-                statistics = self.statistics_noise_ratio**-2 if run.widths else 0.0
-                state["noise_multiplier"] = total * (1 + statistics) ** 0.5
+            state["noise_multiplier"] = self.noise_multiplier or self._noise_for(run, rate, where)
+            state["max_grad_norm"] = self.max_grad_norm
         state["sample_rate"] = rate
         state["attempt"] = 1 + max((entry["attempt"] for entry in ledger.entries), default=0)
-        state["mode"] = self._mode(run, where)
+        self._prove(run, where)
         run.emit(
             "privacy",
             step=run.key(self),
@@ -232,47 +262,97 @@ class DpSgd(Step):
             sample_rate=rate,
             attempt=state["attempt"],
             charged=len(ledger.entries),
+            per_unit_gradients=state["rules"] or state["mode"],
         )
 
-    def _mode(self, run: Run, where: str) -> str:
-        """How gradients are computed: by vmap, where it gives what the one-record loop does on a perturbed model."""
-        from upright_privacy.proof import deviation
+    def _noise_for(self, run: Run, rate: float, where: str) -> float:
+        """The gradient's noise multiplier, so that all that is released stays within the budget."""
+        from upright_privacy.accounting import noise_for
 
-        if self.grad_sample_mode == "loop":
-            return "loop"
-        cause: Exception | None = None
+        assert self.epsilon is not None
         try:
-            error = deviation(run)
-            why = f"vmap's per-record gradients differ from the one-record loop's by {error:.1e}"
-        except (RuntimeError, ValueError, NotImplementedError) as raised:
-            error, cause = float("inf"), raised
-            why = f"vmap cannot run this model ({str(raised).strip().splitlines()[0]})"
-        if error <= AGREES:
-            return "functorch"
-        if self.grad_sample_mode == "functorch":
-            raise UprightError(f"{where}: {why}; use grad_sample_mode: loop") from cause
-        run.emit("warning", message=f"{where}: {why}, so one record is taken at a time, which is several times slower")
-        return "loop"
+            total = noise_for(self.epsilon, self.delta, rate, run.updates)
+        except ValueError as error:
+            raise ConfigError(
+                f"{where}: no noise reaches epsilon {self.epsilon} in {run.updates} updates; raise epsilon or "
+                "lower train.epochs"
+            ) from error
+        count = self._count_noise(run)
+        left = total**-2 - (count**-2 if count else 0.0)
+        if left <= 0:
+            raise ConfigError(
+                f"{where}.unclipped_num_std: the count of units below the norm alone uses up the budget; raise it over "
+                f"{total / 2:.2g}"
+            )
+        return float(((1 + (self.statistics_noise_ratio**-2 if run.widths else 0.0)) / left) ** 0.5)
+
+    def _prove(self, run: Run, where: str) -> None:
+        """Choose how gradients are computed: by what gives those of the one-record loop on a perturbed model."""
+        from upright_privacy.proof import prove
+
+        proof = prove(run, self.grad_sample_mode)
+        if proof.mode == "loop" and self.grad_sample_mode in ("direct", "functorch"):
+            raise UprightError(f"{where}: {proof.refused[0]}; use grad_sample_mode: auto")
+        if proof.mode == "loop" and proof.refused:
+            why = "; ".join(proof.refused)
+            run.emit(
+                "warning", message=f"{where}: {why}, so one unit is taken at a time, which is several times slower"
+            )
+        state = self._state(run)
+        state["mode"] = proof.mode
+        rules: dict[str, int] = {}
+        for served in proof.served.values():
+            name = " and ".join(sorted(served))
+            rules[name] = rules.get(name, 0) + 1
+        state["rules"] = {name: f"{count} tensors" for name, count in sorted(rules.items())}
+
+    def _check_again(self, run: Run) -> None:
+        """At random updates, with the present weights: are they still the one-record loop's?"""
+        import secrets
+
+        from upright_privacy.proof import deviation, tolerance
+
+        mode = self._state(run)["mode"]
+        if mode == "loop" or secrets.randbelow(max(1, run.updates)) >= CHECKED:
+            return
+        error = deviation(run, mode, perturb=False)
+        if not error <= tolerance(run):
+            raise UprightError(
+                f"{run.stack.placed(self).where}  privacy.{run.key(self)}: before update {run.update + 1} the per-record "
+                "gradients are no longer those of single records; use grad_sample_mode: loop"
+            )
+
+    def _units(self, losses: Any, rows: Sequence[int], run: Run) -> Any:
+        """The units of an update with their gradients, some at a time."""
+        from upright_privacy.per_unit.tape import Unserved
+        from upright_privacy.per_unit.units import units_of
+
+        state = self._state(run)
+        for batches in self._whole_units(rows, run):
+            try:
+                found = list(units_of(losses, batches, state["mode"]))
+            except Unserved as unserved:  # a shape that the proof did not see
+                if state["mode"] == "direct" and not state.get("looped"):
+                    state["looped"] = True
+                    run.emit("warning", message=f"{unserved}; such batches are taken one unit at a time")
+                yield from units_of(losses, batches, "loop")
+                continue
+            yield from found
 
     def _whole_units(self, rows: Sequence[int], run: Run) -> Any:
-        """Lists of batches such that every unit's rows are in one list."""
-        members = [rows_of for rows_of in self._members(run) if len(rows_of) > 1]
-        shared = {row for rows_of in members for row in rows_of}
+        """Lists of micro-batches such that every unit's rows are in one list."""
+        drawn = set(rows)
+        several = [mine for mine in self._members(run) if len(mine) > 1 and mine[0] in drawn]
+        shared = {row for mine in several for row in mine}
         single = [row for row in rows if row not in shared]
         if single:
             for batch in run.batches(single):
                 yield [batch]
-        drawn = set(rows)
-        for rows_of in members:
-            if rows_of[0] in drawn:
-                yield list(run.batches(rows_of))
-
-
-def _joined(found: list[Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """One unit's rows were in several batches: their sum."""
-    gradients = {name: sum(part[1][name].sum(0, keepdim=True) for part in found) for name in found[0][1]}
-    statistics = {
-        step: {name: sum(part[2][step][name].sum(0, keepdim=True) for part in found) for name in named}
-        for step, named in found[0][2].items()
-    }
-    return gradients, statistics
+        size, together = run.config.train.micro_batch_size, list[int]()
+        for mine in sorted(several, key=len):
+            if together and len(together) + len(mine) > size:
+                yield list(run.batches(together))
+                together = []
+            together += mine
+        if together:
+            yield list(run.batches(together))
