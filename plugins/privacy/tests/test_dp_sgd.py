@@ -364,3 +364,12 @@ def test_what_no_rule_and_no_vmap_can_do_is_done_one_unit_at_a_time_and_says_so(
 def test_a_method_that_is_asked_for_and_cannot_is_refused(toy: dict[str, Any], mode: str) -> None:
     with pytest.raises(UprightError, match=f"{mode}.*; use grad_sample_mode: auto"):
         execute(gained(toy, mode))
+
+
+def test_adaptive_clipping_follows_the_quantile_and_its_count_is_charged(toy: dict[str, Any]) -> None:
+    changes = {"clipping": "adaptive", "max_grad_norm": 1e-3, "unclipped_num_std": 0.5, "clipbound_learning_rate": 1.0}
+    run = execute(Stack.load(private(toy, **changes)))
+    step = run.stack.steps[-1].step
+    assert step._state(run)["max_grad_norm"] > 1e-3, "almost every unit is over so low a norm"
+    [entry, *_] = read_ledger(run.folder / "steps" / "dp-sgd" / "accountant.jsonl")
+    assert entry["noise_multiplier"] == pytest.approx((1.0**-2 + 1.0**-2) ** -0.5)  # twice .5 for the count
