@@ -37,10 +37,6 @@ class Units:
                 sums[name] = sums[name] + found if name in sums else found
         return sums
 
-    def weighted_statistics(self, step: str, name: str) -> Tensor:
-        """One statistic of every unit, ``[U, K]`` float32."""
-        return self.statistics[step][name].float()
-
 
 def units_of(
     losses: Losses, batches: Sequence[Batch], mode: Mode, served: dict[str, set[str]] | None = None

@@ -19,6 +19,9 @@ MOVES = frozenset({"transpose", "transpose_", "swapaxes", "swapdims", "permute",
 CASTS = frozenset({Tensor.to, Tensor.type_as})
 TURNED = frozenset({Tensor.T.__get__, Tensor.mT.__get__, Tensor.H.__get__, Tensor.mH.__get__})  # type: ignore[attr-defined]
 
+WHOLE = frozenset({Tensor.T.__get__, Tensor.H.__get__})  # type: ignore[attr-defined]
+"""Those that turn all dimensions around, not the last two alone."""
+
 
 class Watcher(TorchFunctionMode):
     """Tells what depends on the rows from what does not, and records where the two meet.
@@ -112,15 +115,15 @@ class Watcher(TorchFunctionMode):
         """Raise where a tensor of the rows gets another first dimension."""
         tensor = args[0]
         dims = tensor.dim()
-        if dims < 2 or func in TURNED:
-            if func in TURNED and dims > 2 and func in (Tensor.mT.__get__, Tensor.mH.__get__):  # type: ignore[attr-defined]
-                return
-            if dims < 2:
-                return
-            raise Unserved(f"{_name(func)} takes the rows out of the first dimension")
+        if dims < 2:
+            return
+        if func in TURNED:
+            if dims == 2 or func in WHOLE:
+                raise Unserved(f"{_name(func)} takes the rows out of the first dimension")
+            return
         numbers = [n for n in _flat([*args[1:], *kwargs.values()]) if isinstance(n, int)]
         name = func.__name__
-        if name in ("permute",):
+        if name == "permute":
             kept = bool(numbers) and numbers[0] % dims == 0
         elif name in ("t", "t_", "adjoint"):
             kept = name == "adjoint" and dims > 2
