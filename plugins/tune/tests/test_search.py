@@ -252,7 +252,7 @@ def test_ctrl_c_keeps_what_has_been_tried(stack: Callable[..., Path], tmp_path: 
         _, told = process.communicate(timeout=120)
     finally:
         process.kill()
-    assert process.returncode == 130
+    assert process.returncode == 130, told
     assert "interrupted after" in told
     assert "the best so far is trial" in told
     (kept,) = (tmp_path / "runs" / "toy").glob("search-*")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import itertools
+import random
 import shutil
 import time
 from dataclasses import dataclass
@@ -61,27 +63,32 @@ def load_optuna(wanted: Search) -> Any:
 def _study(wanted: Search) -> Any:
     optuna, step = load_optuna(wanted), wanted.step
     seed = wanted.stack.settings.seed
-    samplers = {
-        "tpe": lambda: optuna.samplers.TPESampler(seed=seed, n_startup_trials=step.n_startup_trials),
-        "random": lambda: optuna.samplers.RandomSampler(seed=seed),
-        "grid": lambda: optuna.samplers.GridSampler({k: p.grid() for k, p in step.parameters.items()}, seed=seed),
-    }
     pruners = {
         "median": lambda: optuna.pruners.MedianPruner(step.n_startup_trials, step.n_warmup_steps),
         "successive-halving": optuna.pruners.SuccessiveHalvingPruner,
         "hyperband": optuna.pruners.HyperbandPruner,
         "none": optuna.pruners.NopPruner,
     }
-    return optuna.create_study(
-        sampler=samplers[step.sampler](), pruner=pruners[step.pruner](), direction=step.goal(wanted.stack)
-    )
+    if step.sampler == "tpe":
+        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=step.n_startup_trials)
+    else:
+        sampler = optuna.samplers.RandomSampler(seed=seed)
+    study = optuna.create_study(sampler=sampler, pruner=pruners[step.pruner](), direction=step.goal(wanted.stack))
+    if step.sampler == "grid":
+        grid = list(itertools.product(*(parameter.grid() or () for parameter in step.parameters.values())))
+        for point in random.Random(seed).sample(grid, step.size):
+            study.enqueue_trial(dict(zip(step.parameters, point, strict=True)))
+    return study
 
 
 def run_trials(wanted: Search, folder: Path, trials: list[Trial], progress: TrialProgress) -> None:
-    """Run the trials; each is added to ``trials`` and to trials.jsonl as it ends."""
-    import optuna
+    """Run the trials; each is added to ``trials`` and to trials.jsonl as it ends.
 
-    def objective(drawn: Any) -> float:
+    By optuna's ask and tell: its own loop makes an UnboundLocalError of a ctrl-C that comes between two trials.
+    """
+    study = _study(wanted)
+    for _ in range(wanted.step.size):
+        drawn = study.ask()
         parameters = {path: space.suggest(drawn, path) for path, space in wanted.step.parameters.items()}
         goal = wanted.step.goal(wanted.stack)
         trial = Trial(len(trials), parameters, wanted.step.metric or "score", goal)
@@ -97,13 +104,18 @@ def run_trials(wanted: Search, folder: Path, trials: list[Trial], progress: Tria
         trials.append(trial)
         append(folder / NAME, trial)
         progress.ended(trial)
-        if trial.state == "pruned":
-            raise optuna.TrialPruned
-        if trial.state == "failed" or trial.value is None:
-            raise _Failed
-        return trial.value
+        _tell(study, drawn, trial)
 
-    _study(wanted).optimize(objective, n_trials=wanted.step.size, catch=(_Failed,))
+
+def _tell(study: Any, drawn: Any, trial: Trial) -> None:
+    from optuna.trial import TrialState
+
+    if trial.state == "pruned":
+        study.tell(drawn, state=TrialState.PRUNED)
+    elif trial.state == "failed" or trial.value is None:
+        study.tell(drawn, state=TrialState.FAIL)
+    else:
+        study.tell(drawn, trial.value)
 
 
 def _run(wanted: Search, trial: Trial, drawn: Any, folder: Path, progress: TrialProgress) -> None:
@@ -147,10 +159,6 @@ def _watcher(wanted: Search, trial: Trial, drawn: Any) -> Step:
             return None
 
     return Watcher()
-
-
-class _Failed(Exception):
-    """Tells optuna that a trial has no value."""
 
 
 class _NoSuchFigure(ConfigError):
