@@ -100,12 +100,13 @@ class DpSgd(Step):
 
         from upright_privacy import clipping
         from upright_privacy.noise import gaussian
+        from upright_privacy.per_unit.contributions import widened
         from upright_privacy.per_unit.methods import Losses, trainable
 
         self._check_again(run)
         losses, state = Losses(run), self._state(run)
         parameters = trainable(losses)
-        sums = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
+        sums = {name: widened(torch.zeros_like(p)) for name, p in parameters.items()}
         widths = [(step, name, width) for step, named in run.widths.items() for name, width in named.items()]
         released = torch.zeros(sum(width for _, _, width in widths), device=run.device)
         bound, below = float(state["max_grad_norm"]), 0.0
