@@ -30,8 +30,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from matrix import METHODS, PAIRS, SEQUENCE, TEXT, TOKENS  # noqa: E402
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5, "bf16": 2e-2}
-"""Of the clipped sum's norm, against the float64 loop, the float32 loop, and for bf16 the float32 loop too; where bf16's own
-rounding is larger than that, against the bf16 loop, and the table says so."""
+"""Of the clipped sum's norm, against the loop in float64, in float32, and for bf16 in float32 too. Where a loop in bf16 is
+itself farther from float32 than that, ours may be half as far again (its roundings are others), and the table says so."""
 FACTORS: dict[str, tuple[Any, ...]] = {
     "lengths": ("several", "one"),
     "clipped": ("some", "all", "none"),
@@ -304,14 +304,14 @@ def run_cell(method: str, model: str, task: str, only: int | None = None) -> Cel
                 found = ours(run)
                 error = float((found - expected).norm() / expected.norm())
                 dtype = condition["dtype"]
-                if dtype == "bf16" and error > TOLERANCE["bf16"]:  # how far is bf16 itself from float32 here?
+                limit = TOLERANCE[dtype]
+                if dtype == "bf16" and error > limit:  # how far is a loop in bf16 itself from float32 here?
                     rounded = clipped_sum(by_hand(run, task, bf16=True), one["norm"])
-                    own = float((rounded - expected).norm() / expected.norm())
-                    error = float((found - rounded).norm() / rounded.norm())
-                    cell.rounding = max(cell.rounding, own)
+                    cell.rounding = max(cell.rounding, float((rounded - expected).norm() / expected.norm()))
+                    limit = max(limit, 1.5 * cell.rounding)
                 cell.worst[dtype] = max(cell.worst.get(dtype, 0.0), error)
                 cell.served = step._state(run)["mode"]
-                if not error <= TOLERANCE[dtype]:
+                if not error <= limit:
                     cell.state = "inexact"
                     cell.detail = f"{error:.1e} with {', '.join(f'{k} {v}' for k, v in condition.items())}"
                 if dtype == "float64" and not cell.opacus and not condition["gradient_checkpointing"]:
@@ -341,9 +341,9 @@ def table(found: list[Cell]) -> str:
 
     def both(cell: Cell) -> str:
         mine = ours[cell.state] + (note(cell.detail) if cell.detail else "")
-        mine += note(f"bf16 itself is {cell.rounding:.0%} from float32 here; ours is held to the bf16 loop") * bool(
-            cell.rounding
-        )
+        mine += note(
+            f"a loop over rows in bf16 is itself {cell.rounding:.1%} from float32 here, ours {cell.worst['bf16']:.1%}"
+        ) * bool(cell.rounding)
         mine += "" if cell.served in ("direct", "") else f" by {cell.served}"
         other = (
             cell.opacus
