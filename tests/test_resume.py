@@ -92,8 +92,8 @@ def test_mutant_a_resume_that_forgets_the_kept_state_is_noticed(
         execute(stack(settings, tmp_path, stop_at=5))
     folder = (tmp_path / "resumed" / "latest").resolve()
 
-    def forgetful(path: Path) -> dict[str, object]:
-        return {**newest(path), "kept": {}}
+    def forgetful(path: Path, run: Run | None = None) -> dict[str, object]:
+        return {**newest(path, run), "kept": {}}
 
     monkeypatch.setattr(module, "newest", forgetful)
     weights, _ = outcome(execute(stack(settings, tmp_path), resume=folder))

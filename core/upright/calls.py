@@ -229,10 +229,10 @@ class Calls:
     def measure(self, predictions: Predictions, run: Run) -> dict[str, Metric]:
         return self._metrics("measure", predictions.split, {"predictions": predictions, "run": run}, "predictions")
 
-    def account(self, run: Run) -> dict[str, Metric]:
+    def account(self, folder: Callable[[Step], Path], run: Run) -> dict[str, Metric]:
         merged: dict[str, Metric] = {}
         for answer in self._answers["account"]:
-            given = {"folder": run.step_folder(answer.step), "run": run}
+            given = {"folder": folder(answer.step), "run": run}
             self._prefixed(merged, "run", answer.step, answer(given), run, "ledger")
         return merged
 
@@ -255,6 +255,12 @@ class Calls:
     def restore(self, folder: Callable[[Step], Path], run: Run) -> None:
         """As `save`."""
         self._per_step("restore", folder, run)
+
+    def seal(self, path: Path, into: Path, name: str, run: Run) -> None:
+        self._first("seal", {"path": path, "into": into, "name": name, "run": run})
+
+    def unseal(self, path: Path, into: Path, name: str, run: Run) -> bool:
+        return bool(self._first("unseal", {"path": path, "into": into, "name": name, "run": run}))
 
     def _per_step(self, name: str, folder: Callable[[Step], Path], run: Run) -> None:
         for answer in self._answers[name]:

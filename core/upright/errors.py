@@ -24,6 +24,10 @@ class ConfigError(UprightError):
         super().__init__("\n".join(self.problems))
 
 
+class NoKeyError(ConfigError):
+    """A file is sealed, or is to be, and there is no key; exit code 2."""
+
+
 class PluginError(UprightError):
     """A plugin is missing or cannot be imported; exit code 3."""
 

@@ -257,3 +257,26 @@ def save(folder: Path, run: Run) -> None:
 @_combines("all")
 def restore(folder: Path, run: Run) -> None:
     """Read back what ``save`` wrote."""
+
+
+# --- files at rest --------------------------------------------------------------------------------------------------
+
+
+@_combines("first")
+def seal(path: Path, into: Path, name: str, run: Run) -> None:
+    """Write the sealed (encrypted) form of the plain file ``path`` to ``into``; leave ``path`` as it is.
+
+    Called for every finished file that holds data or weights, before its rename: model/, checkpoints/, data/ and
+    predictions/, and for steps/ at the end of the run, less this step's own folder (which may hold a wrapped key).
+    ``name`` is the file's place in the run's folder (``model/config.json``); `unseal` is given the same. Called once
+    with an empty file before any work. Raises `NoKeyError` without a key. The step also answers `unseal`.
+    """
+
+
+@_combines("first")
+def unseal(path: Path, into: Path, name: str, run: Run) -> bool:
+    """Write what was sealed as ``path`` to ``into``, outside the run's folder; return False where it is not sealed.
+
+    Called wherever core or `Run.opened` reads such a file: resume, the best iterate, ``verify``, a base that is a run.
+    Raises `NoKeyError` without a key, `IntegrityError` where the key is wrong or the file is not what was sealed.
+    """

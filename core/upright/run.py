@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     import numpy as np
@@ -81,6 +82,22 @@ class Run:
         self.restored: dict[str, Any] = {}
         self._base: Module | None = None
         self.encoded: dict[str, Any] = {}
+        self.opened_models: dict[Path, Path] = {}
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Run:
+        """The run of a folder without data and model, to read its files (`opened`) and to ask its steps.
+
+        Raises ConfigError where it is no run folder, PluginError where a step cannot be had.
+        """
+        from pathlib import Path
+
+        from upright.calls import Calls
+        from upright.stack import Stack
+
+        folder = Path(folder).resolve()
+        stack = Stack.load(folder / "stack.resolved.yaml")
+        return cls(stack, folder, Calls([placed.step for placed in stack.steps]))
 
     # --- who a step is ----------------------------------------------------------------------------------------------
 
@@ -98,6 +115,15 @@ class Run:
         folder = self.folder / "steps" / self.key(step)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def opened(self, name: str) -> AbstractContextManager[Path]:
+        """For a ``with`` block: a path at which a file or folder of the run (``model``) can be read, sealed or not.
+
+        Raises NoKeyError where it is sealed and there is no key, IntegrityError where it is not what was sealed.
+        """
+        from upright.evidence.sealing import opened
+
+        return opened(self.folder / name, self)
 
     # --- randomness and state ---------------------------------------------------------------------------------------
 

@@ -151,6 +151,12 @@ class Stack:
                     f"{other.where}  {other} and {one} ({one.where}) both answer `{name}`, which only one step can: "
                     "remove one of them"
                 )
+        for placed in self.steps:
+            if answers(placed.step, "seal") != answers(placed.step, "unseal"):
+                problems.append(
+                    f"{placed.where}  {placed} answers only one of `seal` and `unseal`, so nobody could read its files; "
+                    "answer both"
+                )
         return problems
 
     def _capabilities(self) -> list[str]:
@@ -241,4 +247,4 @@ def answers(step: object, hook: str) -> bool:
 
 
 def _only_cleans(step: Step) -> bool:
-    return all(name in ("clean", "report", "save") for name in hooks.HOOKS if answers(step, name))
+    return all(name in ("clean", "report", "save", "seal", "unseal") for name in hooks.HOOKS if answers(step, name))

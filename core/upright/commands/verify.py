@@ -10,7 +10,8 @@ from upright.commands.options import Folder, Json, print_json
 def verify(run: Folder, as_json: Json = False) -> None:
     """Hash every file, derive every figure again from predictions and ledgers, judge the gates again.
 
-    Ends with 5 and names the file where something differs. Shows integrity, not authenticity.
+    Ends with 5 and names the file where something differs. Shows integrity, not authenticity. Without its key a sealed run's
+    figures are not derived again: the files are hashed, and that is said.
     """
     from upright.evidence.verify import verify as look
 
@@ -25,6 +26,7 @@ def verify(run: Folder, as_json: Json = False) -> None:
                 "attested": found.attested,
                 "problems": found.problems,
                 "unchecked": found.unchecked,
+                "sealed": found.sealed,
             }
         )
         raise typer.Exit(found.exit_code)
@@ -32,7 +34,10 @@ def verify(run: Folder, as_json: Json = False) -> None:
         typer.secho(problem, fg="red", err=True)
     for sentence in found.unchecked:
         typer.secho(f"not checked: {sentence}", fg="yellow", err=True)
-    told = f"{found.files} files hashed, {found.figures} figures derived again, {found.verdicts} verdicts judged again"
+    if found.sealed:
+        typer.secho(f"not checked: figures were not derived again: {found.sealed}", fg="yellow", err=True)
+    derived = "no figure derived again (sealed)" if found.sealed else f"{found.figures} figures derived again"
+    told = f"{found.files} files hashed, {derived}, {found.verdicts} verdicts judged again"
     if found.attested:
         told += f"; {len(found.attested)} figures are attested and follow from nothing in the folder"
     state = "ok" if found.exit_code == 0 else "not ok" if found.problems else "incomplete"

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from upright.errors import IntegrityError, UprightError
-from upright.evidence.files import replace_folder, sha256
+from upright.evidence.files import sha256
+from upright.evidence.sealing import new_folder, opened
 
 if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
@@ -47,7 +48,7 @@ def save_checkpoint(run: Run, schedule: LRScheduler, progress: Progress) -> Path
         "progress": vars(progress),
     }
     folder = run.folder / "checkpoints" / f"update-{run.update:08d}"
-    write_state(folder, state)
+    write_state(folder, state, run)
     for old in checkpoints(run.folder)[: -run.config.train.save_total_limit]:
         shutil.rmtree(old, ignore_errors=True)
     return folder
@@ -56,7 +57,7 @@ def save_checkpoint(run: Run, schedule: LRScheduler, progress: Progress) -> Path
 def save_best(run: Run) -> None:
     """Write the present weights to ``checkpoints/best-<n>`` and remove the best before."""
     folder = run.folder / "checkpoints" / f"best-{run.update:08d}"
-    write_state(folder, {"update": run.update, "weights": weights(run)})
+    write_state(folder, {"update": run.update, "weights": weights(run)}, run)
     for old in (run.folder / "checkpoints").glob("best-*"):
         if old != folder:
             shutil.rmtree(old, ignore_errors=True)
@@ -64,7 +65,7 @@ def save_best(run: Run) -> None:
 
 def load_best(run: Run, update: int) -> None:
     """Put the best iterate's weights back into the model."""
-    load_weights(run, read_state(run.folder / "checkpoints" / f"best-{update:08d}")["weights"])
+    load_weights(run, read_state(run.folder / "checkpoints" / f"best-{update:08d}", run)["weights"])
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -72,15 +73,15 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted((folder / "checkpoints").glob("update-*"))
 
 
-def newest(folder: Path) -> dict[str, Any] | None:
-    """The state of the newest checkpoint that verifies, or None where there is none.
+def newest(folder: Path, run: Run | None = None) -> dict[str, Any] | None:
+    """The state of the newest checkpoint that verifies, or None where there is none; ``run`` opens sealed ones.
 
     Raises IntegrityError when there are checkpoints and none of them verifies.
     """
     problems = []
     for path in reversed(checkpoints(folder)):
         try:
-            return read_state(path)
+            return read_state(path, run)
         except IntegrityError as error:
             problems.append(str(error))
     if problems:
@@ -129,13 +130,13 @@ def restore_kept(live: Any, saved: Any) -> Any:
     return live
 
 
-def write_state(folder: Path, state: dict[str, Any]) -> None:
+def write_state(folder: Path, state: dict[str, Any], run: Run) -> None:
     """Write a nested state (dicts, lists, tuples, tensors, JSON) as a folder that appears whole or not at all."""
     from safetensors.torch import save_file
 
     tensors: dict[str, Tensor] = {}
     tree = _pack(state, tensors, "")
-    with replace_folder(folder) as draft:
+    with new_folder(folder, run) as draft:
         stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         save_file(stored, draft / "tensors.safetensors")
         (draft / "state.json").write_text(json.dumps(tree))
@@ -143,18 +144,19 @@ def write_state(folder: Path, state: dict[str, Any]) -> None:
         (draft / "manifest.json").write_text(json.dumps({name: sha256(draft / name) for name in names}))
 
 
-def read_state(folder: Path) -> dict[str, Any]:
+def read_state(folder: Path, run: Run | None = None) -> dict[str, Any]:
     """The inverse of `write_state`. Raises IntegrityError where the folder is not what was written."""
     from safetensors import safe_open
 
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        for name, expected in manifest.items():
-            if sha256(folder / name) != expected:
-                raise IntegrityError(f"{folder / name}: is not what was written there")
-        tree = json.loads((folder / "state.json").read_text())
-        with safe_open(folder / "tensors.safetensors", framework="pt") as stored:
-            tensors = {name: stored.get_tensor(name) for name in list(stored.keys())}
+        with opened(folder, run) as plain:
+            manifest = json.loads((plain / "manifest.json").read_text())
+            for name, expected in manifest.items():
+                if sha256(plain / name) != expected:
+                    raise IntegrityError(f"{folder / name}: is not what was written there")
+            tree = json.loads((plain / "state.json").read_text())
+            with safe_open(plain / "tensors.safetensors", framework="pt") as stored:
+                tensors = {name: stored.get_tensor(name) for name in list(stored.keys())}
     except (OSError, ValueError) as error:
         raise IntegrityError(f"{folder}: is not a whole checkpoint ({error})") from error
     state: dict[str, Any] = _unpack(tree, tensors)

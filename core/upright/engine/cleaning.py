@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from upright.errors import ConfigError, UprightError
-from upright.evidence.files import write_atomic
+from upright.evidence.decisions import write_counts
+from upright.evidence.sealing import new_file, opened
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,14 +39,17 @@ def clean(run: Run) -> None:
                 run.emit("cleaned", step=placed.key, split=split, counts=dict(Counter(e["action"] for e in applied)))
     path = run.folder / "data" / "ledger.parquet"
     path.parent.mkdir(exist_ok=True)
-    write_atomic(path, _table_bytes(entries))
+    with new_file(path, run) as draft:
+        draft.write_bytes(_table_bytes(entries))
+    write_counts(run.folder, entries)
 
 
-def read_ledger(folder: Path) -> pa.Table:
-    """The ledger of a run."""
+def read_ledger(folder: Path, run: Run | None = None) -> pa.Table:
+    """The ledger of a run; ``run`` opens it where it is sealed."""
     import pyarrow.parquet as pq
 
-    return pq.read_table(folder / "data" / "ledger.parquet")
+    with opened(folder / "data" / "ledger.parquet", run) as path:
+        return pq.read_table(path)
 
 
 def is_test(split: str) -> bool:

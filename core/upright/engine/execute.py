@@ -33,6 +33,7 @@ from upright.errors import ConfigError, UprightError
 from upright.evidence.events import Events
 from upright.evidence.files import write_atomic
 from upright.evidence.lock import make_lock
+from upright.evidence.sealing import ask_for_key, open_steps
 from upright.evidence.status import write_status
 from upright.run import Run
 
@@ -67,6 +68,9 @@ def prepare_run(stack: Stack, folder: Path, listen: Listen | None = None, *, res
     steps = [placed.step for placed in stack.steps]
     events = Events(folder / "events.jsonl", listen, resolution=60 if stack.private else 0.001)
     run = Run(stack, folder, Calls(steps, CoreAnswers()), events)
+    ask_for_key(run)
+    if resume:
+        open_steps(run)
     run.task = get(stack.settings.model.task)
     stage(run, "clean")
     load_data(run)
@@ -79,7 +83,7 @@ def prepare_run(stack: Stack, folder: Path, listen: Listen | None = None, *, res
             f"{stack.where('data', 'train')}  data.train: every row has the one label {run.labels[0]!r}, so there is nothing "
             "to learn; add rows of another"
         )
-    state = newest(folder) if resume else None
+    state = newest(folder, run) if resume else None
     run.restored = state["kept"] if state else {}
     stage(run, "model")
     torch.manual_seed(run.seed)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from upright.engine.base import ADAPTER, unwrapped
 from upright.engine.heads import MeanPooling
-from upright.evidence.files import replace_folder
+from upright.evidence.sealing import new_folder, seals
 
 if TYPE_CHECKING:
     from upright.run import Run
@@ -54,8 +54,11 @@ AUTO = {
 
 def export_model(run: Run) -> str:
     """Write <run>/model/ through the ``export`` hook; return the lines that load it. Helpers are never in it."""
-    with replace_folder(run.folder / "model") as folder:
-        return run.calls.export(folder, run)
+    with new_folder(run.folder / "model", run) as folder:
+        lines = run.calls.export(folder, run)
+    if seals(run):
+        return f"# The files of model/ are sealed by {run.stack.answering('seal')[0]}: open them first.\n{lines}"
+    return lines
 
 
 def save_model(run: Run, folder: Path) -> str:

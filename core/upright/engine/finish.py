@@ -16,6 +16,7 @@ from upright.evidence.gates import write_gates
 from upright.evidence.manifest import write_manifest
 from upright.evidence.metrics import measure, write_metrics
 from upright.evidence.predictions import write_predictions
+from upright.evidence.sealing import new_file, seal_steps
 from upright.evidence.status import read_status, write_status
 from upright.objects import Attribution, Predictions, Section, Svg, Table, Text
 from upright.report import write_report
@@ -40,7 +41,7 @@ def finish(run: Run) -> None:
             stage(run, "save")
             write_json(run.folder / "evidence" / "export.json", {"how_to_load": export_model(run)})
         run.calls.save(run.step_folder, run)
-    run.metrics |= run.calls.account(run)
+    run.metrics |= run.calls.account(run.step_folder, run)
     write_metrics(run.folder, run.metrics)
     run.verdicts = run.calls.judge(run.metrics, run)
     gate = write_gates(run.folder, run.verdicts)
@@ -48,6 +49,7 @@ def finish(run: Run) -> None:
     evidence = _sections(run)
     for section, content in evidence.items():
         write_json(run.folder / "evidence" / f"{section}.json", {"steps": content})
+    seal_steps(run)
     run.exit_code = run.exit_code or gate
     state = {0: "done", 4: "gate-failed"}.get(run.exit_code, "failed")
     run.emit("finished", state=state, exit_code=run.exit_code)
@@ -59,7 +61,8 @@ def finish(run: Run) -> None:
 def save_cleaned(run: Run) -> None:
     """What a stack that only cleans is for: each split's rows as ``data/<split>.parquet``."""
     for split, rows in run.data.items():
-        rows.to_parquet(str(run.folder / "data" / f"{split}.parquet"))
+        with new_file(run.folder / "data" / f"{split}.parquet", run) as draft:
+            rows.to_parquet(str(draft))
 
 
 def _measure(run: Run) -> dict[str, Predictions]:
@@ -73,7 +76,7 @@ def _measure(run: Run) -> dict[str, Predictions]:
         if split == "train":
             continue
         predictions = tables[split] = predict(run, split)
-        write_predictions(run.folder, predictions)
+        write_predictions(run, predictions)
         core = {f"{split}/{key}": metric for key, metric in measure(predictions, run.seed).items()}
         run.metrics |= core | run.calls.measure(predictions, run)
     return tables

@@ -45,7 +45,7 @@ def train(run: Run, resume: bool = False) -> Progress:
     """
     schedule = make_schedule(run)
     progress = Progress()
-    state = newest(run.folder) if resume else None
+    state = newest(run.folder, run) if resume else None
     if state is not None:
         progress = _restore(run, schedule, state)
     run.model.train()

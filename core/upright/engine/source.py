@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from upright.errors import ConfigError, IntegrityError
 from upright.evidence.files import sha256
+from upright.evidence.sealing import opened_model
 
 if TYPE_CHECKING:
     from upright.run import Run
@@ -44,7 +45,7 @@ def resolve(run: Run) -> Source:
     folder = run.stack.root / Path(base).expanduser()
     if folder.is_dir():
         if (folder / "stack.resolved.yaml").is_file():
-            folder = folder / "model"
+            folder = opened_model(folder, run)
         _usable(folder, where)
         return Source(base, folder)
     if base.startswith((".", "/", "~")) or base.count("/") > 1:

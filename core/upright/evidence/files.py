@@ -18,18 +18,25 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
     Raises UprightError (full disk, no permission); ``path`` is then as it was.
     """
-    data = content.encode() if isinstance(content, str) else content
+    with replace_file(path) as draft:
+        draft.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """A draft beside ``path`` that takes its place when the block ends well and vanishes when it does not."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with draft.open("wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
+        yield draft
+        _sync(draft)
         draft.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
         draft.unlink(missing_ok=True)
         raise disk_error(path, error) from error
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,7 +37,15 @@ def make_lock(run: Run) -> dict[str, Any]:
         ],
         "model": {} if run.stack.cleans_only else base_facts(run),
         "data": digests(run),
+        "sealed": next((f"{placed.section}/{placed.key}" for placed in run.stack.answering("seal")), None),
     }
+
+
+def read_lock(folder: Path) -> dict[str, Any]:
+    """lock.json; empty where there is none."""
+    path = folder / "lock.json"
+    lock: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return lock
 
 
 def _with_requirements(names: set[str]) -> set[str]:

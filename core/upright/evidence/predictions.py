@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from upright.errors import IntegrityError
-from upright.evidence.files import write_atomic
+from upright.evidence.sealing import new_file, opened
 from upright.objects import Predictions
 
+if TYPE_CHECKING:
+    from upright.run import Run
 
-def write_predictions(folder: Path, predictions: Predictions) -> None:
+
+def write_predictions(run: Run, predictions: Predictions) -> None:
     """Write one split's table; task, split and class names travel in its metadata."""
     import pyarrow.parquet as pq
 
     about = {"split": predictions.split, "task": predictions.task, "labels": predictions.labels}
-    buffer = io.BytesIO()
-    pq.write_table(
-        predictions.table.replace_schema_metadata({"upright": json.dumps(about)}), buffer, compression="zstd"
-    )
-    path = folder / "predictions" / f"{predictions.split}.parquet"
+    path = run.folder / "predictions" / f"{predictions.split}.parquet"
     path.parent.mkdir(exist_ok=True)
-    write_atomic(path, buffer.getvalue())
+    with new_file(path, run) as draft:
+        pq.write_table(
+            predictions.table.replace_schema_metadata({"upright": json.dumps(about)}), draft, compression="zstd"
+        )
 
 
-def read_predictions(folder: Path, split: str) -> Predictions:
-    """Raises IntegrityError where the file cannot be read."""
+def read_predictions(folder: Path, split: str, run: Run | None = None) -> Predictions:
+    """One split's table; ``run`` opens it where it is sealed. Raises IntegrityError where the file cannot be read."""
     import pyarrow.parquet as pq
 
     path = folder / "predictions" / f"{split}.parquet"
     try:
-        table = pq.read_table(path)
+        with opened(path, run) as plain:
+            table = pq.read_table(plain)
         about = json.loads(table.schema.metadata[b"upright"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise IntegrityError(f"{path}: is no predictions file of a run ({error})") from error

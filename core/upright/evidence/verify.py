@@ -12,8 +12,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from upright.errors import ConfigError, IntegrityError, PluginError
+from upright.errors import ConfigError, IntegrityError, NoKeyError, PluginError
+from upright.evidence.decisions import count, read_counts
 from upright.evidence.gates import read_gates
+from upright.evidence.lock import read_lock
 from upright.evidence.manifest import check_manifest
 from upright.evidence.metrics import measure, read_metrics
 from upright.evidence.predictions import predicted_splits, read_predictions
@@ -21,6 +23,7 @@ from upright.objects import Metric
 
 if TYPE_CHECKING:
     from upright.run import Run
+    from upright.step import Step
 
 TOLERANCE = 1e-9
 """Relative. The same float64 sums on another processor may end in another last bit."""
@@ -37,6 +40,8 @@ class Verified:
     verdicts: int = 0
     problems: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
+    sealed: str | None = None
+    """Why figures were not derived again, where the run is sealed and there is no key. That contradicts nothing."""
 
     @property
     def exit_code(self) -> int:
@@ -66,37 +71,61 @@ def verify(folder: Path) -> Verified:
 
 def _figures(found: Verified) -> None:
     """Every figure that follows from predictions or a ledger, and every verdict that follows from the figures."""
-    folder = found.folder
-    recorded = read_metrics(folder)
+    recorded = read_metrics(found.folder)
     run = _run(found)
+    try:
+        derived = _derived(found, run)
+        for key in sorted(recorded.keys() | derived.keys()):
+            _compare(found, key, recorded.get(key), derived.get(key), whole=run is not None)
+    except NoKeyError as error:
+        found.sealed = str(error)
+    if run:
+        _verdicts(found, run, recorded)
+
+
+def _derived(found: Verified, run: Run | None) -> dict[str, Metric]:
+    """The figures that predictions and ledgers give. Raises NoKeyError where they are sealed and cannot be opened."""
+    folder = found.folder
     derived: dict[str, Metric] = {}
+    if run is None and (sealing := read_lock(folder).get("sealed")):
+        raise NoKeyError(f"{folder}: is sealed by {sealing}, and not every plugin of the run is here")
     seed = run.seed if run else _seed(folder)
+    _decisions(found, run)
     for split in predicted_splits(folder):
-        predictions = read_predictions(folder, split)
+        predictions = read_predictions(folder, split, run)
         derived |= {f"{split}/{key}": metric for key, metric in measure(predictions, seed).items()}
         if run:
             run.labels = predictions.labels
             derived |= run.calls.measure(predictions, run)
     if run:
-        derived |= run.calls.account(run)
-    for key in sorted(recorded.keys() | derived.keys()):
-        _compare(found, key, recorded.get(key), derived.get(key), whole=run is not None)
-    if run:
-        _verdicts(found, run, recorded)
+        with run.opened("steps") as steps:
+
+            def folder_of(step: Step) -> Path:
+                (steps / run.key(step)).mkdir(parents=True, exist_ok=True)
+                return steps / run.key(step)
+
+            derived |= run.calls.account(folder_of, run)
+    return derived
+
+
+def _decisions(found: Verified, run: Run | None) -> None:
+    """evidence/cleaning.json counts the ledger."""
+    from upright.engine.cleaning import read_ledger
+
+    if read_counts(found.folder) != count(read_ledger(found.folder, run).to_pylist()):
+        path = found.folder / "evidence" / "cleaning.json"
+        found.problems.append(f"{path}: does not count what data/ledger.parquet holds")
 
 
 def _run(found: Verified) -> Run | None:
     """A run without data and model, to ask its steps for figures; None where a plugin is missing."""
-    from upright.calls import Calls
     from upright.run import Run
-    from upright.stack import Stack
 
     try:
-        stack = Stack.load(found.folder / "stack.resolved.yaml")
+        return Run.load(found.folder)
     except PluginError as error:
         found.unchecked.append(f"figures of steps: {error}")
         return None
-    return Run(stack, found.folder, Calls([placed.step for placed in stack.steps]))
 
 
 def _seed(folder: Path) -> int:
@@ -162,8 +191,7 @@ def _report(found: Verified) -> None:
     from upright.report.card import card
     from upright.report.page import render
 
-    lock = json.loads((found.folder / "lock.json").read_text(encoding="utf-8"))
-    written = lock.get("distributions", {}).get("upright", {}).get("version")
+    written = read_lock(found.folder).get("distributions", {}).get("upright", {}).get("version")
     if written != metadata.version("upright"):
         return
     for name, write in {"report.html": render, "MODEL_CARD.md": card}.items():

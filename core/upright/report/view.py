@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from upright.evidence.decisions import read_counts
 from upright.evidence.gates import read_gates
 from upright.evidence.metrics import read_metrics
 from upright.objects import Metric, Verdict
 
-CORE_EVIDENCE = ("training", "attributions", "gates", "export")
+CORE_EVIDENCE = ("training", "attributions", "gates", "export", "cleaning")
 HEADLINES = ("accuracy", "macro_f1", "span_f1", "perplexity", "loss")
 
 
@@ -95,23 +95,10 @@ def view(folder: Path) -> View:
         sections={name: content["steps"] for name, content in evidence.items() if name not in CORE_EVIDENCE},
         attributions=evidence.get("attributions", {}).get("steps", {}),
         how_to_load=evidence.get("export", {}).get("how_to_load", ""),
-        ledger=_ledger(folder),
+        ledger=read_counts(folder),
     )
 
 
 def _json(path: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return content
-
-
-def _ledger(folder: Path) -> list[dict[str, Any]]:
-    """Decisions counted by cleaner, split, action and reason."""
-    import pyarrow.parquet as pq
-
-    path = folder / "data" / "ledger.parquet"
-    if not path.is_file():
-        return []
-    rows = pq.read_table(path, columns=["cleaner", "split", "action", "reason"]).to_pylist()
-    counts = Counter((row["cleaner"], row["split"], row["action"], row["reason"]) for row in rows)
-    names = ("cleaner", "split", "action", "reason")
-    return [dict(zip(names, key, strict=True)) | {"rows": count} for key, count in sorted(counts.items())]

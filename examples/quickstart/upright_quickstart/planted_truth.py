@@ -63,7 +63,9 @@ class PlantedTruth(Step):
 
         truth, notes = self._truth(run), run.keep(self, "notes", dict)
         reasons: dict[str, set[str]] = defaultdict(set)
-        for entry in pq.read_table(run.folder / "data" / "ledger.parquet", columns=["row_id", "reason"]).to_pylist():
+        with run.opened("data/ledger.parquet") as path:
+            entries = pq.read_table(path, columns=["row_id", "reason"]).to_pylist()
+        for entry in entries:
             reasons[notes.get(entry["row_id"], "")] |= set(_parts(entry["reason"]))
         rows = []
         for defect, beginnings in FINDS.items():
