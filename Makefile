@@ -9,7 +9,7 @@ UNCONSTRAINED := --set name=quickstart-unconstrained --set demo.twin=null \
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: help demo test test-all coverage lint format bench bench-methods bench-prompts matrix matrix-dp results results-methods results-prompts clean
+.PHONY: help demo test test-all coverage lint format bench bench-encrypt bench-methods bench-prompts matrix matrix-dp results results-methods results-prompts clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -55,6 +55,9 @@ bench-methods: $(READY)  ## each tuning method of our own beside the plainest Py
 
 bench-prompts: $(READY)  ## scoring labels with a shared prefix beside the naive loop
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/label_scores.py
+
+bench-encrypt: $(READY)  ## sealing and opening a file beside copying it and beside AES-256-GCM alone
+	$(BIN)/python tests/benchmarks/encrypt.py
 
 matrix: $(READY)  ## every tuning method on every architecture and task; writes docs/methods.md
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/matrix.py --write

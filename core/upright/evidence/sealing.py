@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from upright.run import Run
 
 
+SEALED = ("model", "checkpoints", "data", "predictions", "steps")
+"""The folders of a run that hold data or weights."""
+
+
 def seals(run: Run | None) -> bool:
     """Whether a step of the run seals its files."""
     return run is not None and bool(run.calls.answers("seal"))
@@ -60,7 +64,7 @@ def opened(path: Path, run: Run | None) -> Iterator[Path]:
 
     Raises NoKeyError where it is sealed and there is no key, IntegrityError where it is not what was sealed.
     """
-    if run is None or not seals(run):
+    if run is None or not seals(run) or _name(path, run).split("/")[0] not in SEALED:
         yield path
         return
     with _private() as folder:
@@ -134,7 +138,9 @@ def _open(path: Path, copy: Path, run: Run) -> None:
         was_sealed = run.calls.unseal(path, copy, _name(path, run), run)
     except OSError as error:
         raise disk_error(copy, error) from error
-    if not was_sealed:
+    if not was_sealed and _growing(path, run):
+        shutil.copyfile(path, copy)
+    elif not was_sealed:
         raise IntegrityError(f"{path}: is not sealed, and {_sealing(run)} seals every such file; it was replaced")
 
 
@@ -145,6 +151,12 @@ def _sealing(run: Run) -> str:
 def _own(path: Path, run: Run) -> bool:
     """Whether the file is the sealing step's own: what it needs to open the others."""
     return path.is_relative_to(run.folder / "steps" / run.key(run.calls.answers("seal")[0].step))
+
+
+def _growing(path: Path, run: Run) -> bool:
+    """Whether the file is in steps/ of a run that goes on, or never ended."""
+    ended = run.events is None and (run.folder / "manifest.json").is_file()
+    return path.is_relative_to(run.folder / "steps") and not ended
 
 
 def _step_files(run: Run) -> list[Path]:

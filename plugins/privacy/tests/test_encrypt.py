@@ -19,7 +19,7 @@ from outside_steps import StopAt
 from safetensors.torch import load_file
 
 from conftest import toy_rows, write_rows
-from upright import Run, Stack
+from upright import Run, Stack, catalog
 from upright.engine.execute import execute
 from upright.errors import ConfigError, IntegrityError, NoKeyError
 from upright.evidence.status import read_status
@@ -42,8 +42,11 @@ Call = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(autouse=True)
 def key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """The key is set; what is written to the folder of plain copies is gone afterwards."""
+    """The key is set; what is written to the folder of plain copies is gone afterwards. A step that stops is installed."""
     monkeypatch.setenv("UPRIGHT_KEY", KEY)
+    stop = catalog.Entry("train", "stop", "outside", "1.0", "outside_steps:StopAt")
+    there = (*catalog.installed(), stop)
+    monkeypatch.setattr(catalog, "installed", lambda: there)
     plain = tmp_path / "scratch"
     plain.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(plain))
@@ -189,6 +192,8 @@ def test_verify_without_the_key_hashes_and_says_that_figures_were_not_derived_ag
     told = json.loads(upright("verify", whole, "--json").stdout)
     assert told["ok"]
     assert "UPRIGHT_KEY" in told["sealed"]
+    assert upright("report", whole).returncode == 0
+    assert upright("compare", whole, whole).returncode == 0
     # figures cannot be looked at, hashes and the page can
     flip(copied / "model" / "model.safetensors")
     (copied / "metrics.json").write_text((copied / "metrics.json").read_text().replace("0.", "0.9", 1))
@@ -409,67 +414,59 @@ def test_a_key_file_counts_from_the_stack_and_the_variable_serves_where_it_is_no
 # --- resuming ---------------------------------------------------------------------------------------------------------
 
 
-def stopped(tiny_bert: Path, folder: Path, **sections: Any) -> tuple[Stack, Path]:
-    """A sealed run that was interrupted in the third of four updates, and its stack."""
-    from outside_steps import with_steps
-
-    loaded = with_steps(Stack.load(stack(tiny_bert, folder, **sections)), ("train", "stop", StopAt()))
+def stopped(asked: dict[str, Any]) -> tuple[dict[str, Any], Path]:
+    """The stack of a sealed run that was interrupted in the third of four updates, and its folder."""
+    asked["train"] |= {"steps": ["stop"]}
     StopAt.at = 3
     with pytest.raises(KeyboardInterrupt):
-        execute(loaded)
+        execute(Stack.load(asked))
     StopAt.at = -1
-    return loaded, (folder / "runs" / "sealed" / "latest").resolve()
+    return asked, Path(asked["output"], "sealed", "latest").resolve()
 
 
 def test_a_sealed_run_goes_on_with_its_key_and_is_refused_without(
     tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded, folder = stopped(tiny_bert, tmp_path)
+    asked, folder = stopped(stack(tiny_bert, tmp_path))
     before = {name: path.read_bytes() for name, path in files(folder / "checkpoints").items()}
     assert before
     ledger = folder / "steps" / "dp-sgd" / "accountant.jsonl"
     assert len(read_ledger(ledger)) == 3
+    assert unseal([str(folder), "--into", str(tmp_path / "plain")]) == 0
+    assert (tmp_path / "plain" / "steps" / "dp-sgd" / "accountant.jsonl").read_bytes() == ledger.read_bytes()
+    assert not [path for path in files(tmp_path / "plain").values() if is_sealed(path)]
     for value, error, match in (
         (None, NoKeyError, "there is no key"),
         (OTHER, IntegrityError, "that is another key"),
     ):
-        fresh = _fresh(loaded)
         monkeypatch.setenv("UPRIGHT_KEY", value) if value else monkeypatch.delenv("UPRIGHT_KEY")
         with pytest.raises(error, match=match):
-            execute(fresh, resume=folder)
+            execute(Stack.load(asked), resume=folder)
         assert {name: path.read_bytes() for name, path in files(folder / "checkpoints").items()} == before
         assert len(read_ledger(ledger)) == 3
     monkeypatch.setenv("UPRIGHT_KEY", KEY)
-    run = execute(_fresh(loaded), resume=folder)
+    run = execute(Stack.load(asked), resume=folder)
     assert run.update == 4
     assert is_sealed(ledger)
     with run.opened("steps/dp-sgd/accountant.jsonl") as path:
         assert [entry["attempt"] for entry in read_ledger(path)] == [1, 1, 1, 2, 2]
 
 
-def _fresh(stack: Stack) -> Stack:
-    """The same stack with steps that know no key yet, as another process would load it."""
-    from dataclasses import replace
-
-    steps = [replace(placed, step=type(placed.step)(**dict(placed.step))) for placed in stack.steps]
-    return replace(stack, steps=steps)
-
-
 def test_a_run_whose_key_is_gone_does_not_go_on_under_a_new_one(tiny_bert: Path, tmp_path: Path) -> None:
-    loaded, folder = stopped(tiny_bert, tmp_path)
+    asked, folder = stopped(stack(tiny_bert, tmp_path))
     (folder / "steps" / "encrypt" / "key.json").unlink()
     with pytest.raises(IntegrityError, match=r"key\.json: is gone"):
-        execute(_fresh(loaded), resume=folder)
+        execute(Stack.load(asked), resume=folder)
     assert not (folder / "steps" / "encrypt" / "key.json").exists()
 
 
 def test_a_damaged_sealed_checkpoint_is_passed_over(tiny_bert: Path, tmp_path: Path) -> None:
     plain = {"privacy": "encrypt"}
     unstopped = weights_of(execute(Stack.load(stack(tiny_bert, tmp_path, **plain, output=str(tmp_path / "unstopped")))))
-    loaded, folder = stopped(tiny_bert, tmp_path, **plain)
+    asked, folder = stopped(stack(tiny_bert, tmp_path, **plain))
     older, newer = sorted((folder / "checkpoints").glob("update-*"))
     flip(newer / "tensors.safetensors", 300)
-    run = execute(_fresh(loaded), resume=folder)
+    run = execute(Stack.load(asked), resume=folder)
     assert {name: t.tolist() for name, t in weights_of(run).items()} == {n: t.tolist() for n, t in unstopped.items()}
     assert older.name < newer.name
 
@@ -504,15 +501,15 @@ def flushes(asked: dict[str, Any], last: int | None = None) -> int:
     return count
 
 
-@pytest.mark.parametrize("step", [pytest.param(19), pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [pytest.param(37), pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_at_any_flush_nothing_is_lost_and_nothing_lies_open(
     tiny_bert: Path, tmp_path: Path, step: int, key: Path
 ) -> None:
-    """Every 19th of the flushes and those about when steps/ is sealed; with the slow tests each one."""
+    """Every 37th of the flushes and those about when steps/ is sealed; with the slow tests each one."""
     asked = stack(tiny_bert, tmp_path)
     asked["train"] |= {"max_steps": 2}
     last, sealing = flushes(asked), 0
-    for point in sorted({*range(step, last, step), *range(last - 14, last - 9)}):
+    for point in sorted({*range(step, last, step), *range(last - 12, last - 9)}):
         assert flushes(asked, point) == point
         for left in key.glob("upright-*"):  # who is killed cannot tidy up; the folders are private
             assert left.stat().st_mode & 0o077 == 0

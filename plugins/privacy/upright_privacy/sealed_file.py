@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MAGIC = b"UPRSEAL"
 VERSION = 1
-CHUNK = 1 << 20
+CHUNK = 1 << 18
 LARGEST = 1 << 26
 """Of chunks that are read: the header is not yet proven when its chunk size is believed."""
 HEADER = 44

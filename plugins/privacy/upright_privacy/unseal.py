@@ -26,7 +26,7 @@ def unseal(arguments: list[str]) -> int:
     """
     asked = _parser().parse_args(arguments)
     run = _run(asked.run)
-    parts = asked.parts or [part for part in PARTS if (run.folder / part).is_dir() and _is_sealed(run, part)]
+    parts = asked.parts or [part for part in PARTS if (run.folder / part).is_dir()]
     for part in parts:
         if part.split("/")[0] not in PARTS or ".." in part.split("/") or not (run.folder / part).exists():
             raise ConfigError(f"{run.folder / part}: is nothing that a run seals; name some of {', '.join(PARTS)}")
@@ -67,11 +67,6 @@ def _run(folder: Path) -> Run:
     if not run.stack.answering("unseal"):
         raise ConfigError(f"{folder}: nothing of this run is sealed; read it as it is")
     return run
-
-
-def _is_sealed(run: Run, part: str) -> bool:
-    """What steps saved is sealed when the run ends, with the manifest after it."""
-    return part != "steps" or (run.folder / "manifest.json").is_file()
 
 
 def _target(into: Path, run: Path) -> Path:
