@@ -9,6 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from upright.errors import IntegrityError
+
 if TYPE_CHECKING:
     from upright.run import Run
 
@@ -42,9 +44,12 @@ def make_lock(run: Run) -> dict[str, Any]:
 
 
 def read_lock(folder: Path) -> dict[str, Any]:
-    """lock.json; empty where there is none."""
+    """lock.json; empty where there is none. Raises IntegrityError where it cannot be read."""
     path = folder / "lock.json"
-    lock: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        lock: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise IntegrityError(f"{path}: is not what a run wrote ({error})") from error
     return lock
 
 

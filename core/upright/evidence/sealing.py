@@ -75,12 +75,11 @@ def opened(path: Path, run: Run | None) -> Iterator[Path]:
 def opened_model(folder: Path, run: Run) -> Path:
     """model/ of another run's ``folder``, or an opened copy of it that is there for as long as ``run`` is."""
     from upright.evidence.lock import read_lock
-    from upright.run import Run as Stored
 
     if not read_lock(folder).get("sealed"):
         return folder / "model"
     if folder not in run.opened_models:
-        stored = Stored.load(folder)
+        stored = type(run).load(folder)
         copy = Path(tempfile.mkdtemp(prefix="upright-"))
         weakref.finalize(run, shutil.rmtree, copy, ignore_errors=True)
         _open(stored.folder / "model", copy / "model", stored)

@@ -130,4 +130,4 @@ def _nonce(number: int) -> bytes:
 
 
 def _about(header: bytes, number: int, last: bool, name: str) -> bytes:
-    return header + number.to_bytes(8, "big") + bytes([last]) + name.encode()
+    return header + number.to_bytes(8, "big") + bytes([last]) + name.encode(errors="surrogateescape")
