@@ -9,7 +9,7 @@ UNCONSTRAINED := --set name=quickstart-unconstrained --set demo.twin=null \
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: help demo test test-all coverage lint format bench bench-encrypt bench-methods bench-prompts matrix matrix-dp results results-methods results-prompts clean
+.PHONY: help demo test test-all coverage lint format bench bench-encrypt bench-methods bench-prompts matrix matrix-dp results results-methods results-prompts bench-dp clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -52,6 +52,9 @@ bench: $(READY)  ## the loop beside a hand-written one and transformers.Trainer;
 
 bench-methods: $(READY)  ## each tuning method of our own beside the plainest PyTorch for it; minutes to an hour
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/methods.py
+
+bench-dp: $(READY)  ## a private update beside the same one without privacy, opacus's hooks and ghost clipping too
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/private.py
 
 bench-prompts: $(READY)  ## scoring labels with a shared prefix beside the naive loop
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/label_scores.py

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from typing import Literal
 
 Accountant = Literal["prv", "rdp"]
-ERROR, RELATIVE = 0.01, 0.005
-"""How far the PRV accountant's upper bound may lie over epsilon: the smaller of the two, the second a share of it."""
+ERROR, RELATIVE, FINEST = 0.01, 0.005, 1e-4
+"""How far the PRV accountant's upper bound may lie over epsilon: the smaller of the first two, the second a share of it;
+its memory grows as the inverse."""
 
 
 def combined(*noise_multipliers: float | None) -> float:
@@ -36,7 +37,7 @@ def epsilon(draws: Iterable[tuple[float, float]], delta: float, accountant: Acco
     if accountant == "rdp":
         return float(book.get_epsilon(delta=delta))
     found = float(book.get_epsilon(delta=delta, eps_error=ERROR))
-    finer = max(found - ERROR, found / 10) * RELATIVE
+    finer = max(FINEST, RELATIVE * (found - ERROR))
     return found if finer >= ERROR else float(book.get_epsilon(delta=delta, eps_error=finer))
 
 
@@ -55,6 +56,6 @@ def noise_for(target: float, delta: float, rate: float, draws: int) -> float:
             steps=draws,
             accountant="prv",
             epsilon_tolerance=min(ERROR, 2 * RELATIVE * target),
-            eps_error=min(ERROR, RELATIVE * target),
+            eps_error=min(ERROR, max(FINEST, RELATIVE * target)),
         )
     )

@@ -122,8 +122,10 @@ class DpSgd(Step):
                 released += own.float() @ flat.masked_fill((own == 0).unsqueeze(1), 0)
         noise, statistics_noise, count_noise = self._noise(run)
         expected = run.config.train.batch_size
-        for name, p in parameters.items():
-            p.grad = ((sums[name] + gaussian(p.shape, noise * bound, run.device)) / expected).to(p.dtype)
+        sizes = [p.numel() for p in parameters.values()]
+        drawn = gaussian(torch.Size([sum(sizes)]), noise * bound, run.device).split(sizes)
+        for (name, p), part in zip(parameters.items(), drawn, strict=True):
+            p.grad = ((sums[name] + part.view_as(p)) / expected).to(p.dtype)
         if widths and statistics_noise is not None:
             released += gaussian(released.shape, statistics_noise, run.device)
         if count_noise is not None:

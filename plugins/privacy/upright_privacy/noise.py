@@ -27,7 +27,7 @@ class Source:
 
     def words(self, count: int) -> np.ndarray:
         """``count`` numbers of 32 bits."""
-        return np.frombuffer(self._stream.update(bytes(4 * count)), dtype=np.uint32)
+        return np.frombuffer(bytearray(self._stream.update(bytes(4 * count))), dtype=np.uint32)
 
     def chosen(self, count: int, rate: float) -> np.ndarray:
         """Which of ``count`` are drawn, each on its own with chance ``rate`` (to 2^-53), ``Bool[count]``."""
@@ -35,23 +35,24 @@ class Source:
         drawn: np.ndarray = (words >> np.uint64(11)) * 2.0**-53 < rate
         return drawn
 
-    def gaussians(self, count: int) -> Tensor:
-        """``count`` standard Gaussians, float32, on the CPU (Box and Muller, 1958)."""
-        found = torch.empty(count)
+    def gaussians(self, count: int, device: torch.device | str = "cpu") -> Tensor:
+        """``count`` standard Gaussians, float32, on ``device`` (Box and Muller, 1958); the bits come from the CPU."""
+        found = torch.empty(count, device=device)
         for start in range(0, count, BLOCK):
             part = found[start : start + BLOCK]
             half = (len(part) + 1) // 2
-            total = torch.zeros(2, half)
+            total = torch.zeros(2, half, device=device)
             for _ in range(SUMMED):
-                words = torch.from_numpy(self.words(2 * half).astype(np.float32)).view(2, half)
-                radius = words[0].add_(1.0).mul_(2.0**-32).log_().mul_(-2.0).clamp_(min=0).sqrt_()
-                angle = words[1].mul_(2 * torch.pi * 2.0**-32)
-                total[0] += radius * torch.cos(angle)
-                total[1] += radius * torch.sin(angle)
+                words = torch.from_numpy(self.words(2 * half).view(np.int32)).to(device).view(2, half)
+                uniform = words[0].bitwise_and_(2**31 - 1).float().add_(1.0).mul_(2.0**-31)  # in (0, 1]
+                radius = uniform.log_().mul_(-2.0).sqrt_()
+                angle = words[1].float().mul_(torch.pi * 2.0**-31)
+                total[0].addcmul_(radius, torch.cos(angle))
+                total[1].addcmul_(radius, angle.sin_())
             part.copy_(total.flatten()[: len(part)])
         return found.div_(SUMMED**0.5)
 
 
 def gaussian(shape: torch.Size, scale: float, device: torch.device) -> Tensor:
     """Noise of standard deviation ``scale``, float32; no two calls share anything."""
-    return Source().gaussians(shape.numel()).view(shape).to(device).mul_(scale)
+    return Source().gaussians(shape.numel(), device).view(shape).mul_(scale)

@@ -44,9 +44,12 @@ class Watcher(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        given = list(tensors_in(args))
-        if kwargs:
-            given += tensors_in(tuple(kwargs.values()))
+        given: list[Tensor] = []
+        for value in (*args, *kwargs.values()) if kwargs else args:
+            if isinstance(value, Tensor):
+                given.append(value)
+            elif isinstance(value, (tuple, list, dict)):
+                given += tensors_in((value,))
         fixed = self.fixed
         still = []
         for tensor in given:
