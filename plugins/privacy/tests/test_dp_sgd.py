@@ -296,7 +296,7 @@ def test_a_spent_budget_stops_a_resumed_run(toy: dict[str, Any], tmp_path: Path)
         ({"noise_multiplier": None}, "either epsilon or noise_multiplier"),
         ({"delta": 0.0}, "delta"),
         ({"delta": 0.5}, "not below 1 / 48 training units"),
-        ({"noise_multiplier": None, "epsilon": 1e-6}, "no noise reaches epsilon"),
+        ({"noise_multiplier": None, "epsilon": 1e-6, "delta": 1e-6}, "no noise reaches epsilon"),
     ],
 )
 def test_budgets_that_say_nothing_are_refused(toy: dict[str, Any], changes: dict[str, Any], told: str) -> None:

@@ -38,7 +38,7 @@ def epsilon(draws: Iterable[tuple[float, float]], delta: float, accountant: Acco
         return float(book.get_epsilon(delta=delta))
     found = float(book.get_epsilon(delta=delta, eps_error=ERROR))
     finer = max(FINEST, RELATIVE * (found - ERROR))
-    return found if finer >= ERROR else float(book.get_epsilon(delta=delta, eps_error=finer))
+    return max(0.0, found if finer >= ERROR else float(book.get_epsilon(delta=delta, eps_error=finer)))
 
 
 def noise_for(target: float, delta: float, rate: float, draws: int) -> float:
