@@ -9,7 +9,7 @@ UNCONSTRAINED := --set name=quickstart-unconstrained --set demo.twin=null \
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: help demo test test-all coverage lint format bench bench-methods bench-prompts matrix results results-methods results-prompts clean
+.PHONY: help demo test test-all coverage lint format bench bench-methods bench-pii bench-prompts matrix results results-methods results-prompts clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -52,6 +52,9 @@ bench: $(READY)  ## the loop beside a hand-written one and transformers.Trainer;
 
 bench-methods: $(READY)  ## each tuning method of our own beside the plainest PyTorch for it; minutes to an hour
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/methods.py
+
+bench-pii: $(READY)  ## personal data beside Presidio: recall, precision, speed; names by a model trained here; needs UPRIGHT_DATA
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/pii.py
 
 bench-prompts: $(READY)  ## scoring labels with a shared prefix beside the naive loop
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/label_scores.py

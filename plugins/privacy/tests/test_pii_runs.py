@@ -346,6 +346,9 @@ def test_words_keep_their_number(namer: Path, tmp_path: Path) -> None:
     }
     run = execute(Stack.load(stack))
     assert run.data["validation"][0]["tokens"] == ["today", "<PERSON>", "<EMAIL>", "<PLACE>"]
+    told = (run.folder / "evidence" / "privacy.json").read_text()
+    assert "such patterns and a token-classification model" in told
+    assert "person, phone, place" in told
 
 
 def test_a_model_that_cannot_serve_is_refused(namer: Path, tiny_bert: Path, tmp_path: Path) -> None:
@@ -360,4 +363,8 @@ def test_a_model_that_cannot_serve_is_refused(namer: Path, tiny_bert: Path, tmp_
     (other / "config.json").write_text(json.dumps(config))
     with pytest.raises(ConfigError, match=r"no label for person .*say in ner_labels"):
         cleaned(tmp_path, ["x"], ner=str(other))
-    assert cleaned(tmp_path, ["today fever"], ner=str(other), ner_labels={"WHO": "person"}) == ["today <PERSON>"]
+    meant = {"ner": str(other), "ner_labels": {"WHO": "person"}}
+    assert cleaned(tmp_path, ["today fever"], **meant) == ["today <PERSON>"]
+    shutil.copy(other / "model.safetensors", other / "adapter.safetensors")
+    with pytest.raises(ConfigError, match=r"a part that transformers does not attach \(adapter.safetensors\)"):
+        cleaned(tmp_path, ["x"], **meant)

@@ -35,6 +35,13 @@ def token_classifier(folder: Path, labels: dict[str, str], kinds: frozenset[str]
 
     home = folder / "model" if (folder / "model" / "config.json").is_file() else folder
     config = _config(home, told)
+    others = {path.name for path in home.glob("*.safetensors")} - {"adapter_model.safetensors"}
+    odd = sorted(name for name in others if not name.startswith("model"))
+    if odd:
+        raise ConfigError(
+            f"{told}: the model in {home} has a part that transformers does not attach ({odd[0]}); name a model that was tuned "
+            "another way, such as with lora or full"
+        )
     meaning = {str(label): _kind(str(label), labels) for label in config.get("id2label", {}).values()}
     for kind in sorted(kinds - set(meaning.values())):
         known = ", ".join(sorted(label for label in meaning if label != "O")[:12]) or "none"
@@ -48,15 +55,15 @@ def token_classifier(folder: Path, labels: dict[str, str], kinds: frozenset[str]
         if (home / "adapter").is_dir():
             from peft import PeftModel
 
-            model = PeftModel.from_pretrained(model, str(home / "adapter"))
-    except (OSError, ValueError, ImportError) as error:
+            model = PeftModel.from_pretrained(model, str(home / "adapter")).merge_and_unload()
+    except (OSError, ValueError, ImportError, AttributeError) as error:
         raise ConfigError(
             f"{told}: {home} cannot be loaded ({str(error).splitlines()[0]}); name another folder"
         ) from error
     if not tokenizer.is_fast:
         raise ConfigError(f"{told}: the tokenizer in {home} knows no offsets; save it as a fast one (tokenizer.json)")
-    room = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512))
-    tokenizer.model_max_length = room - 2 if room == getattr(model.config, "max_position_embeddings", 0) else room
+    positions = getattr(model.config, "max_position_embeddings", None) or 512
+    tokenizer.model_max_length = min(tokenizer.model_max_length, positions - 2)  # RoBERTa's begin at 2
     classify = pipeline(
         "token-classification",
         model=model.eval(),
