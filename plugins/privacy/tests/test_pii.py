@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from upright import Stack
 from upright.engine.execute import execute
 from upright_privacy.checks import iban, luhn
-from upright_privacy.patterns import EVERY, find
+from upright_privacy.patterns import EVERY, Hit, _scan, find
 from upright_privacy.pii import _put, _tag
 from upright_privacy.surrogates import Surrogates
 
@@ -81,6 +81,7 @@ def test_each_kind_is_found_whole(text: str, kind: str, value: str) -> None:
         "姓名和电话，张开双手",
         "旧证993503670401002号，旧证130503671301002号",
         "订单20240102号",
+        "a :: b and ::, std::vector",
     ],
 )
 def test_near_misses_are_left_alone(text: str) -> None:
@@ -116,6 +117,20 @@ def test_a_masked_text_has_nothing_to_mask(text: str) -> None:
     assert all(one.end <= other.start for one, other in itertools.pairwise(hits))
     assert find(_put(text, hits, lambda kind, value: f"<{_tag(kind)}>"), EVERY) == []
     assert find(_put(text, hits, lambda kind, value: f"<{_tag(kind)}:{'0' * 15}a>"), EVERY) == []
+
+
+@pytest.mark.parametrize("text", ["a.b@example.com11010519491231002X", "13800138000（0571）87654321"])
+def test_searching_once_would_leave_something(text: str) -> None:
+    once = list(_scan(text, EVERY))
+    assert len(find(text, EVERY)) == 2 > len(once)
+    assert find(_put(text, once, lambda kind, value: f"<{_tag(kind)}>"), EVERY)
+
+
+def test_hits_of_a_model_yield_to_patterns() -> None:
+    text = "Ann Smith jo@example.org , Bo"
+    named = [Hit("person", 0, 24), Hit("person", 25, 29), Hit("place", 4, 9)]
+    found = [(hit.kind, text[hit.start : hit.end]) for hit in find(text, EVERY, named)]
+    assert found == [("person", "Ann Smith"), ("email", "jo@example.org"), ("person", ", Bo")]
 
 
 @given(st.text(max_size=60))

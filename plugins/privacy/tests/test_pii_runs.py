@@ -17,6 +17,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
 
 from conftest import toy_rows, write_rows
 from upright import Stack
@@ -176,6 +177,24 @@ def test_a_hash_is_what_its_definition_says(
     mail = hmac.digest(own, b"email\0jo@example.org\x000", "sha256").hex()[:16]
     phone = hmac.digest(own, b"phone\x004930901820\x000", "sha256").hex()[:16]
     assert run.data["train"]["text"] == [f"<EMAIL:{mail}> x", f"to <EMAIL:{mail}>", f"call <PHONE:{phone}> now"]
+
+
+def test_surrogates_follow_from_your_key_or_from_nothing_public(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = Dataset.from_list([{"row_id": str(n), "text": "mail jo@example.org, call +49 30 901820"} for n in range(3)])
+    settings = {"use": "pii", "replacement": "surrogate", "key_env": "PII_KEY"}
+    data = {"train": write_rows(tmp_path / "t.jsonl", [{"text": "x"}])}
+    run = execute(Stack.load({"name": "s", "data": data, "privacy": settings, "output": str(tmp_path)}))
+    step: Any = run.stack.steps[0].step
+
+    def texts() -> list[str]:
+        return [row["values"]["text"] for row in step.clean(rows, "train", run).rows]
+
+    assert len(set(texts())) == 3  # no value can be followed from row to row
+    assert texts() != texts()  # the same run, the same rows: nothing that is written down leads to the key
+    monkeypatch.setenv("PII_KEY", KEY.hex())
+    assert texts() == texts()
 
 
 def test_a_vault_opens_with_its_key_alone(tmp_path: Path) -> None:
