@@ -151,8 +151,11 @@ def named() -> None:
 
     from upright import Stack
     from upright.engine.execute import execute
+    from upright.progress import quiet_libraries
     from upright_privacy.token_classifier import token_classifier
 
+    quiet_libraries()
+    torch.set_num_threads(1)
     labelled = rows("test")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

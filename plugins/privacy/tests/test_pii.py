@@ -119,11 +119,18 @@ def test_a_masked_text_has_nothing_to_mask(text: str) -> None:
     assert find(_put(text, hits, lambda kind, value: f"<{_tag(kind)}:{'0' * 15}a>"), EVERY) == []
 
 
-@pytest.mark.parametrize("text", ["a.b@example.com11010519491231002X", "13800138000（0571）87654321"])
-def test_searching_once_would_leave_something(text: str) -> None:
+def test_searching_once_would_leave_something() -> None:
+    text = "4111111111111111.12345678Z"
     once = list(_scan(text, EVERY))
-    assert len(find(text, EVERY)) == 2 > len(once)
-    assert find(_put(text, once, lambda kind, value: f"<{_tag(kind)}>"), EVERY)
+    assert [hit.kind for hit in once] == ["national-id"]
+    assert find(_put(text, once, lambda kind, value: f"<{_tag(kind)}>"), EVERY) != []
+    assert [hit.kind for hit in find(text, EVERY)] == ["card", "national-id"]
+
+
+def test_hits_that_touch_are_all_found() -> None:
+    once = "（0571）87654321"
+    assert len(find(once * 3000, EVERY)) == 3000
+    assert len(find("13800138000-" * 3000, EVERY)) == 3000
 
 
 def test_hits_of_a_model_yield_to_patterns() -> None:

@@ -366,7 +366,7 @@ def test_words_keep_their_number(namer: Path, tmp_path: Path) -> None:
     run = execute(Stack.load(stack))
     assert run.data["validation"][0]["tokens"] == ["today", "<PERSON>", "<EMAIL>", "<PLACE>"]
     told = (run.folder / "evidence" / "privacy.json").read_text()
-    assert "such patterns and a token-classification model" in told
+    assert "by patterns with check digits and a token-classification model" in told
     assert "person, phone, place" in told
 
 

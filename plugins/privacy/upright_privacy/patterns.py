@@ -71,20 +71,27 @@ def _outside(text: str, named: list[Hit], hits: list[Hit]) -> Iterator[Hit]:
 
 
 def _scan(text: str, kinds: frozenset[str]) -> Iterator[Hit]:
-    place = 0
+    """Hits from the left; behind each, the text is read as if it began there."""
+    place = gone = 0
     while match := UNION.search(text, place):
-        start = match.start()
         first = NAMES[(match.lastindex or 1) - 1]
-        hit = _confirmed(first, match, kinds)
-        if hit is None:  # another pattern may fit at the same place
-            others = (COMPILED[name].match(text, start) for name in PATTERNS if name != first)
-            for name, other in zip((name for name in PATTERNS if name != first), others, strict=True):
-                hit = _confirmed(name, other, kinds) if other else None
-                if hit:
-                    break
+        hit = _confirmed(first, match, kinds) or _other(text, match.start(), first, kinds)
         if hit:
-            yield hit
-        place = hit.end if hit else REST_OF_WORD.match(text, start + 1).end()  # type: ignore[union-attr]
+            yield Hit(hit.kind, gone + hit.start, gone + hit.end)
+            gone += hit.end
+            text, place = text[hit.end :], 0
+        else:
+            place = REST_OF_WORD.match(text, match.start() + 1).end()  # type: ignore[union-attr]
+
+
+def _other(text: str, start: int, first: str, kinds: frozenset[str]) -> Hit | None:
+    """What another pattern finds at the place where ``first`` was refused."""
+    for name in PATTERNS:
+        if name != first and KINDS[name][0] in kinds and (match := COMPILED[name].match(text, start)):
+            hit = _confirmed(name, match, kinds)
+            if hit:
+                return hit
+    return None
 
 
 def _confirmed(name: str, match: re.Match[str], kinds: frozenset[str]) -> Hit | None:
@@ -96,7 +103,7 @@ def _confirmed(name: str, match: re.Match[str], kinds: frozenset[str]) -> Hit | 
     if name in ("email", "url"):
         value = value.rstrip(".,;:!?)'\"")
     while not check(value):
-        if name not in ("iban", "card"):
+        if name not in ("iban", "card", "phone"):
             return None
         value = re.sub(r"(?:^|[ -])[^ -]*$", "", value)  # a word or a number that follows
         if not value:
@@ -143,9 +150,9 @@ PATTERNS: dict[str, tuple[str, ...]] = {
     "cn_id": (rf"[1-9]\d{{5}}(?:19|20)\d{{2}}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{{3}}[\dXx]{_NO}",),
     "cn_id_15": (rf"[1-8]\d{{7}}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{{3}}{_NO}",),
     "cn_mobile": (
-        rf"1(?<!\d[.-].)[3-9]\d[ -]?\d{{4}}[ -]?\d{{4}}(?![{W}-]|\.\d)",
-        rf"8(?<!\d[.-].)6[ -]?1[3-9]\d[ -]?\d{{4}}[ -]?\d{{4}}(?![{W}-]|\.\d)",
-        rf"0(?<!\d[.-].)086[ -]?1[3-9]\d[ -]?\d{{4}}[ -]?\d{{4}}(?![{W}-]|\.\d)",
+        rf"1(?<!\d[.-].)[3-9]\d[ -]?\d{{4}}[ -]?\d{{4}}{_NO}",
+        rf"8(?<!\d[.-].)6[ -]?1[3-9]\d[ -]?\d{{4}}[ -]?\d{{4}}{_NO}",
+        rf"0(?<!\d[.-].)086[ -]?1[3-9]\d[ -]?\d{{4}}[ -]?\d{{4}}{_NO}",
     ),
     "de_tax_id": (rf"[1-9](?<!-.)\d(?: \d{{3}}){{3}}(?![{W}-])", rf"[1-9](?<!-.)\d{{10}}(?![{W}-])"),
     "es_dni": (rf"[0-9XYZxyz]\d{{7}}[- ]?[A-Za-z]{_NO}", rf"[XYZxyz]-\d{{7}}[- ]?[A-Za-z]{_NO}"),

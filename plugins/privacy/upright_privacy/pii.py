@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, model_validator
 
 from upright import Decisions, Run, Section, Step, hook
 from upright.errors import ConfigError
@@ -16,6 +16,7 @@ from upright.objects import Text
 if TYPE_CHECKING:
     from upright_privacy.patterns import Hit
     from upright_privacy.token_classifier import Ner
+    from upright_privacy.vault import Vault
 
 Entity = Literal[
     "email", "phone", "card", "iban", "national-id", "passport", "ip", "url", "chinese-name", "person", "place"
@@ -64,9 +65,6 @@ class Pii(Step):
         description="File with your key, as such text or 32 raw bytes; where it is not there, the variable counts.",
     )
 
-    _finders: dict[Path, Ner] = PrivateAttr(default_factory=dict)
-    _vaults: dict[Path, Any] = PrivateAttr(default_factory=dict)
-
     @model_validator(mode="after")
     def _can_be_found(self) -> Pii:
         asked = [kind for kind in self.entities or () if kind in NAMED]
@@ -98,7 +96,8 @@ class Pii(Step):
         from upright_privacy.patterns import find
 
         decisions = Decisions()
-        kinds, named, replaced = self.kinds, self._ner(run), self._replacement(run)
+        kinds, named, vault = self.kinds, self._ner(run), self._vault(run)
+        replaced = self._replacement(run, vault)
         columns = [name for name in (*TEXTS, "tokens") if name in rows.column_names]
         for chunk in _chunks(rows.select_columns(["row_id", *columns])):
             texts = [_text(row[column]) for row in chunk for column in columns]
@@ -109,8 +108,8 @@ class Pii(Step):
                     for column in columns
                 }
                 self._decide(decisions, row, {column: hits for column, hits in found.items() if any(hits)}, replaced)
-        if self.replacement == "vault":
-            self._vault(run).save()
+        if vault is not None:
+            vault.save()
         return decisions
 
     def _decide(self, decisions: Decisions, row: Any, found: dict[str, list[list[Hit]]], replaced: Any) -> None:
@@ -139,46 +138,49 @@ class Pii(Step):
 
     @hook
     def report(self, run: Run) -> Section:
+        by = (
+            ""
+            if self.ner is None
+            else " and Presidio"
+            if self.ner == "presidio"
+            else " and a token-classification model"
+        )
         found = ", ".join(sorted(self.kinds))
-        by = {None: "patterns with check digits", "presidio": "such patterns and Presidio"}.get(
-            self.ner if not isinstance(self.ner, Path) else "", "such patterns and a token-classification model"
-        )
-        missed = (
-            "" if "person" in self.kinds else " Names were not looked for, but Chinese ones beside a label or a title."
-        )
-        vault = f" The values are sealed in steps/{run.key(self)}/vault.jsonl." if self.replacement == "vault" else ""
-        return Section(
-            "Personal data",
-            [Text(f"Replaced on every split ({self.replacement}), as found by {by}: {found}.{missed}{vault}")],
-        )
+        told = f"Replaced on every split ({self.replacement}), by patterns with check digits{by}: {found}."
+        if "person" not in self.kinds:
+            told += " Names were not looked for, but Chinese ones beside a label or a title."
+        if self.replacement == "vault":
+            told += f" The values are sealed in steps/{run.key(self)}/vault.jsonl."
+        return Section("Personal data", [Text(told)])
 
     # --- what finds and what replaces -------------------------------------------------------------------------------
 
     def _ner(self, run: Run) -> Ner | None:
+        """What finds names; loaded for one split, so that it is not in the way of the model that is trained."""
         if self.ner is None:
             return None
-        if run.folder not in self._finders:
-            placed = run.stack.placed(self)
-            told = f"{placed.where}  {placed}"
-            if isinstance(self.ner, Path):
-                from upright_privacy.token_classifier import token_classifier
+        placed = run.stack.placed(self)
+        told = f"{placed.where}  {placed}"
+        if isinstance(self.ner, Path):
+            from upright_privacy.token_classifier import token_classifier
 
-                folder, kinds = run.stack.root / self.ner.expanduser(), self.kinds & set(NAMED)
-                made = token_classifier(folder, dict(self.ner_labels), kinds, run.device, f"{told}.ner")
-            else:
-                from upright_privacy.presidio import presidio
+            folder, kinds = run.stack.root / self.ner.expanduser(), self.kinds & set(NAMED)
+            return token_classifier(folder, dict(self.ner_labels), kinds, run.device, f"{told}.ner")
+        from upright_privacy.presidio import presidio
 
-                conf = run.stack.root / self.presidio_conf.expanduser() if self.presidio_conf else None
-                made = presidio(conf, self.kinds, told)
-            self._finders[run.folder] = made
-        return self._finders[run.folder]
+        conf = run.stack.root / self.presidio_conf.expanduser() if self.presidio_conf else None
+        return presidio(conf, self.kinds, told)
 
-    def _replacement(self, run: Run) -> Callable[[str, list[tuple[str, str]]], New]:
+    def _vault(self, run: Run) -> Vault | None:
+        if self.replacement != "vault":
+            return None
+        from upright_privacy.vault import Vault
+
+        return Vault(run.step_folder(self) / "vault.jsonl", self._key(run))
+
+    def _replacement(self, run: Run, vault: Vault | None) -> Callable[[str, list[tuple[str, str]]], New]:
         """A record's id and all that was found in it -> what each value becomes."""
-        if self.replacement == "mask":
-            return lambda record, values: lambda kind, value: f"<{_tag(kind)}>"
-        if self.replacement == "vault":
-            vault = self._vault(run)
+        if vault is not None:
             return lambda record, values: lambda kind, value: vault.token(_tag(kind), kind, value)
         if self.replacement == "hash":
             from upright_privacy.surrogates import entity
@@ -187,7 +189,9 @@ class Pii(Step):
 
             key = derived(self._key(run), "hash")
             return lambda record, values: lambda kind, value: f"<{_tag(kind)}:{digest(key, kind, entity(kind, value))}>"
-        return self._surrogates(run)
+        if self.replacement == "surrogate":
+            return self._surrogates(run)
+        return lambda record, values: lambda kind, value: f"<{_tag(kind)}>"
 
     def _surrogates(self, run: Run) -> Callable[[str, list[tuple[str, str]]], New]:
         from upright_privacy.surrogates import Surrogates
@@ -201,13 +205,6 @@ class Pii(Step):
             return new
 
         return made_up
-
-    def _vault(self, run: Run) -> Any:
-        from upright_privacy.vault import Vault
-
-        if run.folder not in self._vaults:
-            self._vaults[run.folder] = Vault(run.step_folder(self) / "vault.jsonl", self._key(run))
-        return self._vaults[run.folder]
 
     def _key(self, run: Run, needed: bool = True) -> bytes:
         from upright_privacy.user_key import user_key
