@@ -171,6 +171,13 @@ def test_one_entity_has_one_surrogate_in_a_record() -> None:
     assert new("chinese-name", "张") == new("chinese-name", "张伟")[0]
 
 
+def test_two_entities_of_a_record_stay_two() -> None:
+    for record in map(str, range(30)):
+        new = Surrogates(b"k" * 32, record)
+        assert len({new("person", name) for name in "Ann Bea Cem Dan Eve Fay Gil Hal".split()}) == 8
+        assert len({new("ip", f"10.0.0.{n}") for n in range(40)}) == 40
+
+
 @pytest.mark.parametrize(
     "name", ["Ann Smith", "Иван Петров", "Νίκος Παππάς", "张伟", "김민준", "سارة", "राम कुमार", "שרה"]
 )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hmac
 import random
 import re
+from collections.abc import Callable
 
 from upright_privacy.chinese_names import DOUBLE_SURNAMES
 from upright_privacy.made_up_names import family_name, given_name, place_name, script
 from upright_privacy.patterns import EVERY, find
 
 TRIES = 64
+NUMBERS = ("phone", "card", "iban", "national-id", "passport")
 
 
 class Surrogates:
@@ -24,6 +26,7 @@ class Surrogates:
     def __init__(self, key: bytes, record: str) -> None:
         self._key = hmac.digest(key, record.encode(), "sha256")
         self._given: set[str] = set()
+        self._owners: dict[str, str] = {}
 
     def meet(self, names: list[str]) -> None:
         """The record's names of people, so that a first name that stands alone is known for one."""
@@ -32,48 +35,52 @@ class Surrogates:
 
     def __call__(self, kind: str, value: str) -> str:
         """The surrogate of a value. Two ways of writing one number are one entity."""
-        if kind in ("person", "chinese-name", "place"):
-            return self._name(kind, value)
-        draw = self._draw(kind, entity(kind, value))
-        if kind == "email":
-            return f"person{draw.randrange(10**6):06d}@example.org"
-        if kind == "url":
-            return f"https://example.org/{draw.randrange(10**6):06d}"
-        if kind == "ip":
-            if ":" in value:
-                return f"2001:db8::{draw.randrange(1, 2**16):x}"
-            return f"192.0.2.{draw.randrange(1, 255)}"
-        for _ in range(TRIES):
-            shaped = "".join(_like(character, draw) for character in value)
-            if shaped != value and (kind == "phone" or not _confirmed(kind, shaped)):
-                break
-        return shaped
-
-    def _draw(self, kind: str, value: str) -> random.Random:
-        return random.Random(hmac.digest(self._key, f"{kind}\0{value}".encode(), "sha256"))
-
-    def _name(self, kind: str, value: str) -> str:
         if kind == "place":
-            return place_name(value, self._draw(kind, value.casefold()))
+            return self._drawn(kind, value, place_name)
+        if kind in ("person", "chinese-name"):
+            return self._name(value)
+        return self._drawn(kind, value, lambda value, draw: _shaped(kind, value, draw))
+
+    def _drawn(self, kind: str, value: str, make: Callable[[str, random.Random], str]) -> str:
+        """The first draw that is not what it replaces, nor what another entity of the record became."""
+        who = entity(kind, value)
+        for attempt in range(TRIES):
+            made = make(value, random.Random(hmac.digest(self._key, f"{kind}\0{who}\0{attempt}".encode(), "sha256")))
+            if entity(kind, made) != who and self._owners.setdefault(f"{kind} {entity(kind, made)}", who) == who:
+                break
+        return made
+
+    def _name(self, value: str) -> str:
         if script(value) == "CJK":
-            long = value.startswith(DOUBLE_SURNAMES)
-            family, given = value[: 2 if long else 1], value[2 if long else 1 :]
-            made = family_name(family, self._draw("family", family))
-            return made + (given_name(given, self._draw("given", given)) if given else "")
-        words = re.split(r"(\s+)", value)
-        return "".join(word if word.isspace() or not word else self._word(word) for word in words)
+            end = 2 if value.startswith(DOUBLE_SURNAMES) else 1
+            family, given = value[:end], value[end:]
+            return self._drawn("family", family, family_name) + (given and self._drawn("given", given, given_name))
+        return "".join(self._word(word) if any(map(str.isalpha, word)) else word for word in re.split(r"(\s+)", value))
 
     def _word(self, word: str) -> str:
-        bare = word.casefold()
-        draw = self._draw("word", bare)
-        return given_name(word, draw) if bare in self._given else family_name(word, draw)
+        known = word.casefold() in self._given
+        return self._drawn("given" if known else "family", word, given_name if known else family_name)
 
 
 def entity(kind: str, value: str) -> str:
     """What is the same however it is written: digits and letters of a number, an address without its capitals."""
-    if kind in ("email", "url", "ip", "person", "place", "chinese-name"):
-        return value.casefold()
-    return "".join(character for character in value if character.isalnum()).casefold()
+    if kind in NUMBERS:
+        value = "".join(character for character in value if character.isalnum())
+    return value.casefold()
+
+
+def _shaped(kind: str, value: str, draw: random.Random) -> str:
+    if kind == "email":
+        return f"person{draw.randrange(10**6):06d}@example.org"
+    if kind == "url":
+        return f"https://example.org/{draw.randrange(10**6):06d}"
+    if kind == "ip":
+        return f"2001:db8::{draw.randrange(1, 2**16):x}" if ":" in value else f"192.0.2.{draw.randrange(1, 255)}"
+    for _ in range(TRIES):
+        shaped = "".join(_like(character, draw) for character in value)
+        if kind == "phone" or not _confirmed(kind, shaped):
+            break
+    return shaped
 
 
 def _confirmed(kind: str, value: str) -> bool:
