@@ -9,7 +9,7 @@ UNCONSTRAINED := --set name=quickstart-unconstrained --set demo.twin=null \
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: help demo test test-all coverage lint format bench bench-methods bench-pii bench-prompts matrix results results-methods results-prompts clean
+.PHONY: help demo test test-all coverage lint format bench bench-methods bench-pii bench-prompts matrix matrix-dp results results-methods results-prompts clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -61,6 +61,9 @@ bench-prompts: $(READY)  ## scoring labels with a shared prefix beside the naive
 
 matrix: $(READY)  ## every tuning method on every architecture and task; writes docs/methods.md
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/matrix.py --write
+
+matrix-dp: $(READY)  ## per-unit gradients of every tuning method, opacus's beside ours; writes docs/per-unit-gradients.md
+	HF_HUB_OFFLINE=1 $(BIN)/python tests/matrix_dp.py --write
 
 results: $(READY)  ## the real runs of docs/results.md; needs UPRIGHT_DATA
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/real_runs.py

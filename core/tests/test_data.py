@@ -90,6 +90,40 @@ def test_a_tenth_is_set_aside_by_label_whatever_the_order_of_rows() -> None:
     assert {row["row_id"] for row in set_aside(rows, 4)[1]} != {row["row_id"] for row in validation}
 
 
+def test_rows_of_one_value_of_the_unit_column_are_one_unit_and_stay_together(tmp_path: Path) -> None:
+    rows = [{"text": f"text {n}", "label": "ab"[n % 2], "patient": f"p{n // 5}"} for n in range(200)]
+    new = [{"text": "x", "label": "a", "patient": p} for p in ("p1", "new")]
+    data = {"train": jsonl(tmp_path / "t.jsonl", rows), "test": jsonl(tmp_path / "test.jsonl", new), "unit": "patient"}
+    run = loaded(tmp_path, data)
+    assert all("patient" not in split.column_names for split in run.data.values())
+    units = {name: set(split["unit"][:]) for name, split in run.data.items()}
+    assert not units["train"] & units["validation"]
+    assert len(units["train"]) == 36
+    assert len(run.data["validation"]) == 20
+    both = {**dict(zip(run.data["train"]["text"][:], run.data["train"]["unit"][:], strict=True))}
+    both |= dict(zip(run.data["validation"]["text"][:], run.data["validation"]["unit"][:], strict=True))
+    assert all((both[f"text {n}"] == both[f"text {m}"]) == (n // 5 == m // 5) for n in range(60) for m in range(60))
+    assert run.data["test"]["unit"][0] == both["text 5"]
+    assert run.data["test"]["unit"][1] not in both.values()
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"patient": None}, "t.jsonl:31: column 'patient' does not say whose the row is"),
+        ({"patient": ["p"]}, "t.jsonl:31: column 'patient' does not say whose the row is"),
+    ],
+)
+def test_a_row_of_nobody_is_named(tmp_path: Path, row: dict[str, Any], told: str) -> None:
+    rows = [{"text": f"text {n}", "label": "ab"[n % 2], "patient": n // 5} for n in range(30)]
+    path = jsonl(tmp_path / "t.jsonl", [*rows, {**rows[0], **row}])
+    with pytest.raises(ConfigError) as error:
+        loaded(tmp_path, {"train": path, "unit": "patient"})
+    assert told in str(error.value)
+    with pytest.raises(ConfigError, match=r"data\.unit: .*has no column 'patiend' \(did you mean 'patient'\?\)"):
+        loaded(tmp_path, {"train": path, "unit": "patiend"})
+
+
 def _bad(tmp_path: Path, name: str, content: bytes) -> str:
     (tmp_path / name).write_bytes(content)
     return str(tmp_path / name)

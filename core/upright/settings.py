@@ -21,6 +21,9 @@ class DataSettings(_Settings):
     test: str | dict[str, str] | None = Field(None, description="One test split, or a mapping of names to files.")
     columns: dict[str, str] = Field(default_factory=dict, description="Our column name: the file's column name.")
     sensitive: list[str] = Field(default_factory=list, description="Columns for auditing; never a model input.")
+    unit: str | None = Field(
+        None, description="Column that says whose each row is (a patient): what privacy protects; never a model input."
+    )
     encoding: str = Field("utf-8", description="Encoding of text files.")
     max_characters: int = Field(1_000_000, ge=1, description="A longer text is an error that names its row.")
 
@@ -44,7 +47,7 @@ class TrainSettings(_Settings):
 
     epochs: float = Field(3.0, gt=0, description="Passes over the training rows.")
     max_steps: int | None = Field(None, ge=1, description="Number of updates; overrides epochs.")
-    batch_size: int = Field(32, ge=1, description="Rows (privacy units) per update.")
+    batch_size: int = Field(32, ge=1, description="Rows per update; in a private run: units, in expectation.")
     micro_batch_size: int = Field(32, ge=1, description="Rows per forward pass; changes memory, not results.")
     learning_rate: float | Literal["auto"] = Field(
         "auto", description="auto: 5e-5 when the base's own weights are trained, 1e-3 when only added ones are."

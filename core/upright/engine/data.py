@@ -30,15 +30,18 @@ def load_data(run: Run) -> None:
     import datasets
 
     tables: dict[str, list[dict[str, Any]]] = {}
+    owners: dict[str, list[str]] = {}
     for split, source in sources(run).items():
         told = _told(run, split)
         records = read(source, run.stack.root, run.config.data.encoding, told)
         columns = _columns(run, records[0], told)
         tables[split] = [_row(run, record, columns) for record in records]
         _known_labels(run, split, tables[split], records, tables)
+        owners[split] = _owners(run, split, records)
+    units = _units(run, owners, tables)
     for split, rows in tables.items():
-        for number, (row, identity) in enumerate(zip(rows, row_ids(split, rows), strict=True)):
-            row["row_id"], row["unit"] = identity, number
+        for row, identity, unit in zip(rows, row_ids(split, rows), units[split], strict=True):
+            row["row_id"], row["unit"] = identity, unit
     if TRAIN in tables and VALIDATION not in tables and not run.stack.cleans_only:
         tables[TRAIN], tables[VALIDATION] = set_aside(tables[TRAIN], run.seed)
         tables = {TRAIN: tables[TRAIN], VALIDATION: tables[VALIDATION], **tables}
@@ -99,11 +102,16 @@ def set_aside(rows: list[dict[str, Any]], seed: int) -> tuple[list[dict[str, Any
     strata: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         strata[str(row.get("label"))].append(row)
+    sizes = Counter((str(row.get("label")), row["unit"]) for row in rows)
     chosen: set[int] = set()
-    for members in strata.values():
+    for label, members in strata.items():
         ranked = sorted(members, key=lambda row: hashlib.blake2b(f"{seed}/{row['row_id']}".encode()).digest())
         count = round(SET_ASIDE * len(members)) if len(members) > 1 else 0
-        chosen |= {row["unit"] for row in ranked[:count]}
+        left = count - sum(sizes[label, unit] for unit in chosen)
+        for unit in dict.fromkeys(row["unit"] for row in ranked):
+            if left > 0 and unit not in chosen:
+                chosen.add(unit)
+                left -= sizes[label, unit]
     return [row for row in rows if row["unit"] not in chosen], [row for row in rows if row["unit"] in chosen]
 
 
@@ -162,6 +170,44 @@ def _columns(run: Run, first: Record, told: str) -> dict[str, str]:
     return columns
 
 
+def _owners(run: Run, split: str, records: list[Record]) -> list[str]:
+    """Whose each row is, by the column of ``data.unit``; empty where every row is its own. Train must have the column."""
+    column = run.config.data.unit
+    if column is None or (split != TRAIN and column not in records[0].values):
+        return []
+    place = f"{run.stack.where('data', 'unit')}  data.unit"
+    if column not in records[0].values:
+        near = difflib.get_close_matches(column, records[0].values, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(map(repr, records[0].values))}"
+        raise ConfigError(f"{place}: {records[0].where} has no column {column!r} ({hint}); name it in the stack")
+    found = []
+    for record in records:
+        value = record.values.get(column)
+        if value is None or value == "" or isinstance(value, (list, dict)):
+            raise ConfigError(
+                f"{record.where}: column {column!r} does not say whose the row is; add it or remove the row"
+            )
+        found.append(_name_of(value))
+    return found
+
+
+def _units(run: Run, owners: dict[str, list[str]], tables: dict[str, list[dict[str, Any]]]) -> dict[str, list[int]]:
+    """Each row's unit: its place in the split, or its owner's number, which is the same in every split."""
+    if run.config.data.unit is None:
+        return {split: list(range(len(rows))) for split, rows in tables.items()}
+    numbers: dict[Any, int] = {}
+    units = {}
+    for split, rows in tables.items():
+        found: list[Any] = owners[split] or [(split, place) for place in range(len(rows))]
+        units[split] = [numbers.setdefault(owner, len(numbers)) for owner in found]
+        known = set(units[split]) & set(units.get(TRAIN, ())) if split != TRAIN else set()
+        if known:
+            told = f"{len(known)} of {len(set(units[split]))} units of {split} also occur in train"
+            place = f"{run.stack.where('data', 'unit')}  data.unit"
+            run.emit("warning", message=f"{place}: {told}, so its figures say little about new ones")
+    return units
+
+
 def _row(run: Run, record: Record, columns: dict[str, str]) -> dict[str, Any]:
     row: dict[str, Any] = {}
     sensitive = set(run.config.data.sensitive)
@@ -191,9 +237,12 @@ def _label(record: Record, value: Any, column: str, needed: bool) -> str | None:
         return None
     if isinstance(value, (list, dict)):
         raise ConfigError(f"{record.where}: column {column!r} holds a {type(value).__name__}; give one label per row")
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value)
+    return _name_of(value)
+
+
+def _name_of(value: Any) -> str:
+    """A value as text; a file without integers (csv read by another, parquet with gaps) gives 3.0 where 3 is meant."""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def _text(run: Run, record: Record, value: Any, column: str) -> str:

@@ -28,7 +28,14 @@ def count_updates(run: Run) -> int:
     config = run.config.train
     if config.max_steps is not None:
         return config.max_steps
-    return max(1, math.ceil(config.epochs * math.ceil(len(run.data["train"]) / config.batch_size)))
+    return max(1, math.ceil(config.epochs * updates_per_epoch(run)))
+
+
+def updates_per_epoch(run: Run) -> int:
+    """Rows over ``batch_size``, rounded up; of a private run: units, since those are what it draws."""
+    train = run.data["train"]
+    count = len(set(train["unit"][:])) if run.private else len(train)
+    return math.ceil(count / run.config.train.batch_size)
 
 
 def train(run: Run, resume: bool = False) -> Progress:
@@ -118,7 +125,7 @@ def _evaluation_due(run: Run) -> bool:
         return True
     every = config.eval_steps
     if config.eval_strategy == "epoch":
-        every = math.ceil(len(run.data["train"]) / config.batch_size)
+        every = updates_per_epoch(run)
     return run.update % every == 0
 
 

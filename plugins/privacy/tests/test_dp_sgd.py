@@ -13,6 +13,7 @@ import pytest
 import torch
 from outside_steps import StopAt, with_steps
 
+from conftest import write_rows
 from upright import Stack, Step, hook
 from upright.engine.batches import collate
 from upright.engine.execute import execute, prepare_run
@@ -373,3 +374,18 @@ def test_adaptive_clipping_follows_the_quantile_and_its_count_is_charged(toy: di
     assert step._state(run)["max_grad_norm"] > 1e-3, "almost every unit is over so low a norm"
     [entry, *_] = read_ledger(run.folder / "steps" / "dp-sgd" / "accountant.jsonl")
     assert entry["noise_multiplier"] == pytest.approx((1.0**-2 + 1.0**-2) ** -0.5)  # twice .5 for the count
+
+
+def test_rows_of_one_patient_are_one_unit_in_the_draws_and_in_the_report(toy: dict[str, Any], tmp_path: Path) -> None:
+    rows = [{"text": f"fever rash {n}", "label": ["sick", "well"][n % 2], "who": n // 3} for n in range(90)]
+    data = {"train": write_rows(tmp_path / "t.jsonl", rows), "validation": write_rows(tmp_path / "v.jsonl", rows[:9])}
+    stack = {**toy, "data": {**data, "unit": "who"}, "train": {"epochs": 2, "batch_size": 5}, "privacy": PRIVATE}
+    run = execute(Stack.load(stack))
+    assert run.updates == 2 * 30 / 5
+    entries = read_ledger(run.folder / "steps" / "dp-sgd" / "accountant.jsonl")
+    assert {entry["sample_rate"] for entry in entries} == {5 / 30}
+    assert "all training rows of one who" in (run.folder / "report.html").read_text()
+    (step,) = (placed.step for placed in run.stack.steps if placed.key == "dp-sgd")
+    for update in range(20):
+        drawn = step.sample(update, run)
+        assert len(drawn) == 3 * len({row // 3 for row in drawn}), "all of a patient's rows or none"

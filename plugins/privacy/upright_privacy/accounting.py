@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from typing import Literal
 
 Accountant = Literal["prv", "rdp"]
+ERROR, RELATIVE = 0.01, 0.005
+"""How far the PRV accountant's upper bound may lie over epsilon: the smaller of the two, the second a share of it."""
 
 
 def combined(*noise_multipliers: float | None) -> float:
@@ -31,16 +33,28 @@ def epsilon(draws: Iterable[tuple[float, float]], delta: float, accountant: Acco
 
     book = create_accountant(accountant)
     book.history = [(sigma, rate, count) for (sigma, rate), count in counts.items()]
-    return float(book.get_epsilon(delta=delta))
+    if accountant == "rdp":
+        return float(book.get_epsilon(delta=delta))
+    found = float(book.get_epsilon(delta=delta, eps_error=ERROR))
+    finer = max(found - ERROR, found / 10) * RELATIVE
+    return found if finer >= ERROR else float(book.get_epsilon(delta=delta, eps_error=finer))
 
 
 def noise_for(target: float, delta: float, rate: float, draws: int) -> float:
-    """The smallest noise multiplier (within 0.01 of epsilon) whose ``draws`` draws stay within ``target``.
+    """The smallest noise multiplier (within 0.01 and a percent of epsilon) whose ``draws`` draws stay within ``target``.
 
     Raises ValueError where no noise reaches it.
     """
     from opacus.accountants.utils import get_noise_multiplier
 
     return float(
-        get_noise_multiplier(target_epsilon=target, target_delta=delta, sample_rate=rate, steps=draws, accountant="prv")
+        get_noise_multiplier(
+            target_epsilon=target,
+            target_delta=delta,
+            sample_rate=rate,
+            steps=draws,
+            accountant="prv",
+            epsilon_tolerance=min(ERROR, 2 * RELATIVE * target),
+            eps_error=min(ERROR, RELATIVE * target),
+        )
     )

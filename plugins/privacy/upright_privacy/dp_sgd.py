@@ -15,10 +15,11 @@ CHECKED = 3
 
 
 class DpSgd(Step):
-    """Bound what one unit (a record) can change: Poisson sampling, per-unit clipping, Gaussian noise, a ledger.
+    """Bound what one unit can change: Poisson sampling, per-unit clipping, Gaussian noise, a ledger.
 
-    Every draw of a sample is one entry, written to the disk before it is used. What the stack's `statistics` release is
-    bounded to norm 1 a unit, noised, and charged in the same entry as the gradient.
+    A unit is a record, or all rows of one value of `data.unit`. Every draw of a sample is one entry, written to the disk
+    before it is used. What the stack's `statistics` release is bounded to norm 1 a unit, noised, and charged in the same
+    entry as the gradient.
     """
 
     needs = frozenset({Capability.TRAINING, Capability.INDEPENDENT_RECORDS})
@@ -99,12 +100,13 @@ class DpSgd(Step):
 
         from upright_privacy import clipping
         from upright_privacy.noise import gaussian
+        from upright_privacy.per_unit.contributions import widened
         from upright_privacy.per_unit.methods import Losses, trainable
 
         self._check_again(run)
         losses, state = Losses(run), self._state(run)
         parameters = trainable(losses)
-        sums = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
+        sums = {name: widened(torch.zeros_like(p)) for name, p in parameters.items()}
         widths = [(step, name, width) for step, named in run.widths.items() for name, width in named.items()]
         released = torch.zeros(sum(width for _, _, width in widths), device=run.device)
         bound, below = float(state["max_grad_norm"]), 0.0
@@ -158,7 +160,8 @@ class DpSgd(Step):
             ("epsilon (PRV accountant, from the ledger)", run.metrics[f"run/{home}/epsilon"].value),
             ("epsilon (RDP accountant)", run.metrics[f"run/{home}/epsilon_rdp"].value),
             ("delta", self.delta),
-            ("unit of privacy", "one record"),
+            ("unit of privacy", self._unit(run)),
+            ("neighbouring data sets", "one unit more or less"),
             ("sampling rate (Poisson)", state["sample_rate"]),
             ("draws charged", len(self._ledger(run).entries)),
             ("noise multiplier of the gradient", gradient),
@@ -185,13 +188,17 @@ class DpSgd(Step):
             [
                 Text(
                     "Whoever sees the model, every released figure of the training and all intermediate weights learns "
-                    "little about whether one training record was there. The bound holds for the training rows as they "
+                    f"little about whether {self._unit(run)} was there. The bound holds for the training rows as they "
                     "were after cleaning."
                 ),
                 Table(["what", "value"], facts),
                 Text("Not covered by epsilon: " + "; ".join(outside) + "."),
             ],
         )
+
+    def _unit(self, run: Run) -> str:
+        column = run.config.data.unit
+        return "one training record" if column is None else f"all training rows of one {column}"
 
     # --- state ------------------------------------------------------------------------------------------------------
 
@@ -240,7 +247,6 @@ class DpSgd(Step):
         return self._units_of[1]
 
     def _start(self, run: Run) -> None:
-
         where = f"{run.stack.placed(self).where}  privacy.{run.key(self)}"
         state, ledger = self._state(run), self._ledger(run)
         units = len(self._members(run))

@@ -14,10 +14,15 @@ START = "0" * 64
 
 
 class Ledger:
-    """The ledger of one run. Each line holds the SHA-256 of the one before, so that none can be taken out of the middle."""
+    """The ledger of one run. Each line holds the SHA-256 of the one before, so that none can be taken out of the middle.
+
+    Opened after a crash, it loses the beginning of a line that was being written: nothing is drawn before its line is whole.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if path.is_file():
+            _cut_torn_line(path)
         self.entries = read_ledger(path) if path.is_file() else []
         self._last = _digest(self.entries[-1]) if self.entries else START
 
@@ -42,6 +47,15 @@ class Ledger:
                 f"{self.path}: holds {len(self.entries)} draws where the checkpoint had been charged for "
                 f"{state['entries']}; a run without its whole ledger cannot go on"
             )
+
+
+def _cut_torn_line(path: Path) -> None:
+    with path.open("r+b") as file:
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            file.truncate(whole)
+            os.fsync(file.fileno())
 
 
 def read_ledger(path: Path) -> list[dict[str, Any]]:

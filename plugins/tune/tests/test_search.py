@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -19,6 +20,7 @@ from conftest import toy_rows, write_rows
 from upright import Stack
 from upright.errors import ConfigError
 from upright.evidence.verify import verify
+from upright_tune.interrupts import noticed
 from upright_tune.parallel_coordinates import section
 from upright_tune.search import search
 from upright_tune.search_space import Parameter, holds
@@ -258,6 +260,23 @@ def test_ctrl_c_keeps_what_has_been_tried(stack: Callable[..., Path], tmp_path: 
     (kept,) = (tmp_path / "runs" / "toy").glob("search-*")
     assert [path.name for path in kept.iterdir()] == ["trials.jsonl"]
     assert read(kept / "trials.jsonl")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_ctrl_c_that_python_drops_is_raised_again() -> None:
+    class Thing:
+        """Something with a weak reference."""
+
+    def interrupt(_: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    with noticed() as interrupted:
+        thing = Thing()
+        watched = weakref.ref(thing, interrupt)
+        del thing  # the interrupt comes inside the callback, and Python drops it
+        assert watched() is None
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from pathlib import Path
 from upright import Run, Stack
 from upright.errors import ConfigError, UprightError
 from upright.progress import quiet_libraries
+from upright_tune.interrupts import noticed
 from upright_tune.optuna_search import OptunaSearch, private
 from upright_tune.search_space import assignment
 from upright_tune.trial_progress import TrialProgress
@@ -53,7 +54,8 @@ def search(arguments: list[str]) -> int:
     trials: list[Trial] = []
     with TrialProgress(wanted.step.size) as progress:
         try:
-            run_trials(wanted, folder, trials, progress)
+            with noticed() as interrupted:
+                run_trials(wanted, folder, trials, progress, interrupted)
         except KeyboardInterrupt:
             progress.line(_interrupted(trials, folder))
             return 130

@@ -10,8 +10,10 @@ if TYPE_CHECKING:
 
 
 def per_record(batch: Batch, output: Output, run: Run, losses: Callable[[Any, Any], Any]) -> Any:
-    """``[R]`` float32 from ``losses(logits [R, K, ...], labels [R, ...])``, which gives 0 where a label is -100."""
-    logits, labels = output.logits.float(), batch.labels
+    """``[R]`` in float32 at least, from ``losses(logits [R, K, ...], labels [R, ...])``, 0 where a label is -100."""
+    import torch
+
+    logits, labels = output.logits.to(torch.promote_types(output.logits.dtype, torch.float32)), batch.labels
     if labels.dim() == 1:
         return losses(logits, labels)
     if run.task.name == "text-generation":  # each token predicts the next

@@ -7,6 +7,7 @@ import itertools
 import random
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,10 @@ def _study(wanted: Search) -> Any:
     return study
 
 
-def run_trials(wanted: Search, folder: Path, trials: list[Trial], progress: TrialProgress) -> None:
-    """Run the trials; each is added to ``trials`` and to trials.jsonl as it ends.
+def run_trials(
+    wanted: Search, folder: Path, trials: list[Trial], progress: TrialProgress, interrupted: Callable[[], None]
+) -> None:
+    """Run the trials; each is added to ``trials`` and to trials.jsonl as it ends. ``interrupted`` is asked after each.
 
     By optuna's ask and tell: its own loop makes an UnboundLocalError of a ctrl-C that comes between two trials.
     """
@@ -105,6 +108,7 @@ def run_trials(wanted: Search, folder: Path, trials: list[Trial], progress: Tria
         append(folder / NAME, trial)
         progress.ended(trial)
         _tell(study, drawn, trial)
+        interrupted()
 
 
 def _tell(study: Any, drawn: Any, trial: Trial) -> None:

@@ -33,10 +33,17 @@ class Task(Protocol):
         """Model inputs (lists of token ids and the like) and labels (a number, or one per token) of each record."""
 
     def objective(self, batch: Batch, output: Output) -> Tensor:
-        """The loss of each record, ``[R]`` float32: the mean over its own scored tokens."""
+        """The loss of each record, ``[R]`` float32 (of a float64 model, float64): the mean over its own scored tokens."""
 
     def predict(self, batch: Batch, output: Output, run: Run) -> dict[str, list[Any]]:
         """The columns of `Predictions` for the batch's rows, before row_id, unit and groups."""
+
+
+def widened(logits: Tensor) -> Tensor:
+    """In float32 at least, as losses are taken; a float64 model keeps its own."""
+    import torch
+
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def get(name: str) -> Task:

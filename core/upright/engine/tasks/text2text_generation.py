@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.nn import functional
 
+from upright.engine.tasks import widened
 from upright.objects import Batch, Output
 
 if TYPE_CHECKING:
@@ -57,6 +58,6 @@ def predict(batch: Batch, output: Output, run: Run) -> dict[str, list[Any]]:
 def _token_losses(batch: Batch, output: Output) -> tuple[Tensor, Tensor]:
     """Cross-entropy of each token ``[R, T]`` (0 where ignored) and their number ``[R]``."""
     losses = functional.cross_entropy(
-        output.logits.float().transpose(1, 2), batch.labels, ignore_index=IGNORED, reduction="none"
+        widened(output.logits).transpose(1, 2), batch.labels, ignore_index=IGNORED, reduction="none"
     )
     return losses, (batch.labels != IGNORED).sum(1)

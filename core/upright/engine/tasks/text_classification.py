@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from upright.engine.tasks import sorted_labels
+from upright.engine.tasks import sorted_labels, widened
 from upright.objects import Batch, Output
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def encode(records: list[dict[str, Any]], run: Run) -> tuple[list[dict[str, list
 
 def objective(batch: Batch, output: Output) -> Tensor:
     """Cross-entropy of each row, ``[R]``."""
-    return functional.cross_entropy(output.logits.float(), batch.labels, reduction="none")
+    return functional.cross_entropy(widened(output.logits), batch.labels, reduction="none")
 
 
 def predict(batch: Batch, output: Output, run: Run) -> dict[str, list[Any]]:

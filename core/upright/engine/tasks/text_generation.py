@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.nn import functional
 
+from upright.engine.tasks import widened
 from upright.objects import Batch, Output
 
 if TYPE_CHECKING:
@@ -60,6 +61,6 @@ def predict(batch: Batch, output: Output, run: Run) -> dict[str, list[Any]]:
 def _token_losses(batch: Batch, output: Output) -> tuple[Tensor, Tensor]:
     """Cross-entropy of each next token ``[R, T-1]`` (0 where ignored) and their number ``[R]``."""
     following = batch.labels[:, 1:]
-    logits = output.logits[:, :-1].float().transpose(1, 2)
+    logits = widened(output.logits[:, :-1]).transpose(1, 2)
     losses = functional.cross_entropy(logits, following, ignore_index=IGNORED, reduction="none")
     return losses, (following != IGNORED).sum(1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from upright.engine.tasks import sorted_labels
+from upright.engine.tasks import sorted_labels, widened
 from upright.objects import Batch, Output
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _tokenized(rows: list[list[str]], run: Run) -> Any:
 def objective(batch: Batch, output: Output) -> Tensor:
     """Mean cross-entropy over each row's own words, ``[R]``; 0 for a row without any."""
     losses = functional.cross_entropy(
-        output.logits.float().transpose(1, 2), batch.labels, ignore_index=IGNORED, reduction="none"
+        widened(output.logits).transpose(1, 2), batch.labels, ignore_index=IGNORED, reduction="none"
     )
     return losses.sum(1) / (batch.labels != IGNORED).sum(1).clamp(min=1)
 

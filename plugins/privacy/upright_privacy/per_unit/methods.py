@@ -69,6 +69,8 @@ def _direct(losses: Losses, batch: Batch, served: dict[str, set[str]]) -> tuple[
     anchor = torch.zeros((), device=batch.rows.device, requires_grad=True)
     watcher = Watcher(tape, held(losses), anchor)
     share = _shares(batch)
+    for p in parameters.values():
+        p.grad = None  # a gradient that is there afterwards went past the rules
     try:
         with layers_with_own_rule(watcher, losses), watcher:
             found, statistics = losses(batch)
