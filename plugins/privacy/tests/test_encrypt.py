@@ -24,7 +24,7 @@ from upright.engine.execute import execute
 from upright.errors import ConfigError, IntegrityError, NoKeyError
 from upright.evidence.status import read_status
 from upright.evidence.verify import verify
-from upright_privacy import run_key
+from upright_privacy import run_key, user_key
 from upright_privacy.ledger import read_ledger
 from upright_privacy.sealed_file import is_sealed
 from upright_privacy.unseal import unseal
@@ -361,13 +361,13 @@ def test_destroying_the_wrapped_key_erases_the_run(copied: Path) -> None:
     [b"password", b"p" * 32, b"0" * 63, os.urandom(16).hex().encode(), base64.b64encode(os.urandom(31)), b"\xff" * 31],
 )
 def test_what_is_no_key_is_refused_and_not_shown(given: bytes) -> None:
-    assert run_key.parsed(given) is None
+    assert user_key.parsed(given) is None
 
 
 def test_a_key_is_read_as_base64_hex_or_raw() -> None:
     raw = bytes(range(128, 160))
     for given in (raw, raw.hex().encode(), raw.hex().upper().encode() + b"\n", base64.b64encode(raw) + b"\r\n"):
-        assert run_key.parsed(given) == raw
+        assert user_key.parsed(given) == raw
 
 
 def test_without_a_key_or_with_none_the_run_is_refused_before_any_work(

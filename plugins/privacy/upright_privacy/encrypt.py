@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -92,28 +91,15 @@ class Encrypt(Step):
 
     def _wrapping_key(self, run: Run) -> tuple[bytes, str]:
         """The user's key and where it is from, in words. Raises NoKeyError, which never shows what was found."""
-        from upright_privacy.run_key import parsed
+        from upright_privacy.user_key import missing, user_key
 
         placed = run.stack.placed(self)
         told = f"{placed.where}  {placed}"
-        source, given = f"the variable {self.key_env}", os.fsencode(os.environ.get(self.key_env, ""))
-        if self.key_file is not None:
-            path = run.stack.root / self.key_file.expanduser()
-            if path.is_file():
-                try:
-                    source, given = f"the file {path}", path.read_bytes()
-                except OSError as error:
-                    raise NoKeyError(f"{told}.key_file: {path} cannot be read ({error.strerror})") from error
-        if not given:
-            missing = f"{self.key_file} is not there and " if self.key_file else ""
-            raise NoKeyError(
-                f"{told}: there is no key: {missing}the variable {self.key_env} is not set; it holds 32 bytes in base64, such "
-                "as `openssl rand -base64 32` makes"
-            )
-        key = parsed(given)
+        file = run.stack.root / self.key_file.expanduser() if self.key_file else None
+        key = user_key(self.key_env, file, told)
         if key is None:
-            raise NoKeyError(f"{told}: {source} holds no key; 32 bytes in base64 or hex are expected")
-        return key, source
+            raise NoKeyError(f"{told}: there is no key: {missing(self.key_env, self.key_file)}")
+        return key.secret, key.source
 
 
 def _holds_sealed(folder: Path) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 from dataclasses import dataclass, field
@@ -62,18 +61,3 @@ def read(path: Path, wrapping: bytes, source: str) -> RunKey:
         raise IntegrityError(
             f"{path}: does not open with the key of {source}; that is another key, or the file was changed"
         ) from error
-
-
-def parsed(given: bytes) -> bytes | None:
-    """The 32 bytes of a user's key: raw, or as text in hex or base64; None where they are something else.
-
-    32 bytes that are all ASCII are no raw key: they are a password or a shorter key in hex.
-    """
-    if len(given) == 32 and not given.isascii():
-        return given
-    text = given.strip()
-    try:
-        key = bytes.fromhex(text.decode("ascii")) if len(text) == 64 else base64.b64decode(text, validate=True)
-    except ValueError:
-        return None
-    return key if len(key) == 32 else None
