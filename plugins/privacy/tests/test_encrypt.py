@@ -205,7 +205,7 @@ def test_verify_without_the_key_hashes_and_says_that_figures_were_not_derived_ag
     }
 
 
-@pytest.mark.parametrize("other", [OTHER, base64.b64encode(os.urandom(32)).decode()])
+@pytest.mark.parametrize("other", [OTHER, base64.b64encode(os.urandom(32)).decode()], ids=["hex", "base64"])
 def test_verify_with_another_key_says_so_in_one_sentence(
     whole: Path, monkeypatch: pytest.MonkeyPatch, other: str
 ) -> None:
@@ -359,6 +359,7 @@ def test_destroying_the_wrapped_key_erases_the_run(copied: Path) -> None:
 @pytest.mark.parametrize(
     "given",
     [b"password", b"p" * 32, b"0" * 63, os.urandom(16).hex().encode(), base64.b64encode(os.urandom(31)), b"\xff" * 31],
+    ids=["word", "32 letters", "63 digits", "16 bytes", "31 bytes", "31 raw bytes"],
 )
 def test_what_is_no_key_is_refused_and_not_shown(given: bytes) -> None:
     assert user_key.parsed(given) is None
