@@ -63,7 +63,7 @@ def _apply(run: Run, placed: Placed, split: str, decisions: Decisions) -> list[d
     rows = {row["row_id"]: row for row in run.data[split].to_list()}
     added: dict[str | None, list[dict[str, Any]]] = {}
     dropped: set[str] = set()
-    nobody = {**dict.fromkeys(run.data[split].column_names), "unit": _next_unit(run)}
+    nobody: dict[str, Any] = {**dict.fromkeys(run.data[split].column_names), "unit": _next_unit(run)}
     entries = []
     for decision in decisions.rows:
         _check(run, placed, split, decision, rows)

@@ -36,6 +36,8 @@ def p_value(canaries: int, guesses: int, correct: int, epsilon: float, delta: fl
 
     honest = 1 / (1 + math.exp(-epsilon))
     reached = float(binom.sf(correct - 1, guesses, honest))
+    if delta == 0:
+        return reached
     short = np.arange(1, correct + 1)
     nearly = binom.sf(correct - short - 1, guesses, honest) - reached
     return min(1.0, reached + 2 * canaries * delta * float(np.max(nearly / short, initial=0.0)))
