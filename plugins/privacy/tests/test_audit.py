@@ -18,7 +18,8 @@ from scipy.stats import binom, norm
 from tiny_stacks import lines_stack, words_stack
 
 from conftest import toy_rows, write_rows
-from upright import Decisions, Run, Stack, Step, hook
+from upright import Decisions, Metric, Run, Stack, Step, hook
+from upright.calls import Calls
 from upright.engine.batches import collate
 from upright.engine.cleaning import read_ledger
 from upright.engine.execute import execute, prepare_run
@@ -312,6 +313,56 @@ def test_without_its_files_nothing_is_shown(toy: dict[str, Any]) -> None:
     assert any("coins.json: cannot be read" in problem for problem in verify(run.folder).problems)
     (run.folder / "steps/audit/coins.json").write_text("[true]")
     assert any("a coin and a score" in problem for problem in verify(run.folder).problems)
+
+
+def test_without_noise_the_claim_is_refuted_and_the_gate_blocks(
+    toy: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tenth of the noise that the ledger states, so that every seed shows it."""
+    from upright_privacy import noise
+
+    gaussian = noise.gaussian
+    monkeypatch.setattr(noise, "gaussian", lambda shape, scale, device: gaussian(shape, scale / 10, device))
+    toy["train"] = {"max_steps": 8, "batch_size": 50}
+    toy["privacy"] = [
+        {"use": "dp-sgd", "noise_multiplier": 3.0, "delta": 1e-5},
+        {"use": "audit", "canaries": 120, "attack_rows": 0, "on_fail": "block"},
+    ]
+    run = execute(Stack.load(toy))
+    [verdict] = run.verdicts
+    assert (verdict.judgement, run.exit_code) == ("violated", 4)
+    assert run.metrics["run/privacy/audit/epsilon_lower"].value > run.metrics["run/privacy/dp-sgd/epsilon"].value
+    assert verify(run.folder).problems == []
+
+
+@pytest.mark.parametrize(
+    ("figures", "judgement"),
+    [
+        ({"epsilon_lower": 8.1, "p_value": 0.5, "power": 1.0}, "violated"),
+        ({"epsilon_lower": 0.0, "p_value": 0.02, "power": 0.1}, "violated"),
+        ({"epsilon_lower": 0.0, "p_value": 0.03, "power": 0.9}, "met"),
+        ({"epsilon_lower": 8.0, "p_value": 0.5, "power": 0.79}, "insufficient evidence"),
+    ],
+)
+def test_the_verdict_follows_from_the_figures(
+    figures: dict[str, float], judgement: str, toy: dict[str, Any], tmp_path: Path
+) -> None:
+    stack = Stack.load({**toy, **AUDITED})
+    run = Run(stack, tmp_path, Calls([placed.step for placed in stack.steps]))
+    told = {f"run/privacy/audit/{key}": value for key, value in figures.items()}
+    told |= {"run/privacy/dp-sgd/epsilon": 8.0, "run/privacy/audit/epsilon_lower_gaussian": 9.0}
+    [verdict] = run.calls.judge({key: Metric(value) for key, value in told.items()}, run)
+    assert verdict.judgement == judgement
+    assert "8" in verdict.sentence
+
+
+def test_it_goes_with_released_statistics_and_adaptive_clipping(toy: dict[str, Any]) -> None:
+    toy["fairness"] = {"use": "equalized-odds", "groups": ["sex"]}
+    toy["privacy"] = [{**PRIVATE, "clipping": "adaptive"}, {"use": "audit", "canaries": 20, "attack_rows": 20}]
+    run = execute(Stack.load(toy))
+    assert run.exit_code == 0
+    assert run.metrics["run/privacy/audit/attack_auc"].n == 20
+    assert Stack.load(toy).plan()["rows"]["train"] >= 48
 
 
 @pytest.mark.slow
