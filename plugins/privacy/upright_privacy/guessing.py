@@ -13,7 +13,7 @@ from upright_privacy.accounting import epsilon
 
 EPSILON_ERROR, DELTA_ERROR = 0.01, 1e-6
 """Of the accountant: what it gives is an upper bound within these (Gopi et al., 2021, theorem 5)."""
-NARROW = 1e-3
+NARROW = 0.02
 """Relative, of the noise that a share of right guesses is matched with."""
 LOUD, SILENT = 2.0**10, 0.3
 """Noise beyond which a search ends: so many times the ledger's; so low a noise multiplier."""
@@ -38,7 +38,7 @@ def _most_right(counts: tuple[tuple[tuple[float, float], int], ...], scale: floa
 
     releases = [prv.PoissonSubsampledGaussianPRV(rate, sigma * scale) for (sigma, rate), _ in counts]
     times = [count for _, count in counts]
-    size = prv.compute_safe_domain_size(releases, times, eps_error=EPSILON_ERROR, delta_error=DELTA_ERROR)
+    size = _domain(counts, 2.0 ** math.floor(math.log2(scale)))
     mesh = EPSILON_ERROR / math.sqrt(sum(times) * math.log(12 / DELTA_ERROR) / 2)
     domain = prv.Domain.create_aligned(-size, size, mesh)
     with np.errstate(all="ignore"):  # a rate of 1: log(0)
@@ -46,6 +46,16 @@ def _most_right(counts: tuple[tuple[tuple[float, float], int], ...], scale: floa
         composed = prv.compose_heterogeneous([prv.discretize(one, domain) for one in cut], times)
         variation = float(composed.compute_delta_estimate(-EPSILON_ERROR)) + DELTA_ERROR
     return min(1.0, (1 + variation) / 2)
+
+
+@lru_cache(maxsize=64)
+def _domain(counts: tuple[tuple[tuple[float, float], int], ...], scale: float) -> float:
+    """How far the privacy loss must be followed with so much noise, hence also with more."""
+    from opacus.accountants.analysis import prv
+
+    releases = [prv.PoissonSubsampledGaussianPRV(rate, sigma * scale) for (sigma, rate), _ in counts]
+    times = [count for _, count in counts]
+    return float(prv.compute_safe_domain_size(releases, times, eps_error=EPSILON_ERROR, delta_error=DELTA_ERROR))
 
 
 def epsilon_that_allows(share: float, draws: Draws, delta: float) -> float:
