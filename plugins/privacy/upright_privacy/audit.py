@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field, PrivateAttr, model_validator
 
 from upright import Batch, Capability, Decisions, Metric, Run, Section, Step, Verdict, hook
-from upright.errors import ConfigError, IntegrityError
+from upright.errors import ConfigError, IntegrityError, UprightError
 
 COINS, SCORES, ATTACK = "coins.json", "scores.json", "membership.json"
 WORDS = "a canary in a coal mine"
@@ -117,7 +117,9 @@ class Audit(Step):
         released = self._vector(run).weight.grad.flatten().double().cpu()
         noise = released[1 + self.canaries :].square().mean().sqrt().clamp(min=torch.finfo(torch.float64).tiny)
         values = (released[1 : 1 + self.canaries] / noise).clamp(-1e6, 1e6).numpy()
-        found = evidence(values, entry["gradient_noise_multiplier"], entry["sample_rate"])
+        found = evidence(
+            values, entry.get("gradient_noise_multiplier", entry["noise_multiplier"]), entry["sample_rate"]
+        )
         self._scores(run).add_(torch.from_numpy(found))
 
     # --- after training ---------------------------------------------------------------------------------------------
@@ -251,20 +253,24 @@ class Audit(Step):
         import torch
 
         if self._places is None or self._places[0] is not run.data["train"]:
-            lines = [self._numbers(run).get(row_id, 0) for row_id in run.data["train"]["row_id"][:]]
-            self._places = (run.data["train"], torch.tensor(lines, device=batch.rows.device))
+            lines = torch.zeros(len(run.data["train"]), dtype=torch.long)
+            for place, line in self._numbers(run).items():
+                lines[place] = line
+            self._places = (run.data["train"], lines.to(batch.rows.device))
         return torch.index_select(self._places[1], 0, batch.rows)
 
-    def _numbers(self, run: Run) -> dict[str, int]:
-        """The row_id of each included canary -> its line, from the ledger of the cleaning, which keeps their order."""
-        import pyarrow.parquet as pq
-
-        entries = pq.read_table(run.folder / "data" / "ledger.parquet").to_pylist()
-        mine = f"{run.key(self)}@"
-        added = [e["row_id"] for e in entries if e["action"] == "add" and e["cleaner"].startswith(mine)]
-        coins = _read(run.step_folder(self) / COINS)
-        included = [line for line, coin in enumerate(coins, 1) if coin]
-        return dict(zip(added, included, strict=True))
+    def _numbers(self, run: Run) -> dict[int, int]:
+        """The place in train of each included canary -> its line. Raises UprightError where a cleaner changed them."""
+        rows = run.data["train"]
+        name = next(name for name in ("text", "tokens", "prompt") if name in rows.column_names)
+        places = [place for place, told in enumerate(rows[name][:]) if told == _told(name)]
+        included = [line for line, coin in enumerate(_read(run.step_folder(self) / COINS), 1) if coin]
+        if len(places) < len(included):
+            raise UprightError(
+                f"{run.stack.placed(self).where}  privacy.{run.key(self)}: a cleaner changed or dropped rows of the audit; "
+                "place audit after it"
+            )
+        return dict(zip(places[len(places) - len(included) :], included, strict=True))
 
     # --- the attack -------------------------------------------------------------------------------------------------
 
@@ -274,8 +280,7 @@ class Audit(Step):
 
         held = _held_out(run)
         ours = self._numbers(run) if self.canaries else {}
-        own = {place for place, row_id in enumerate(run.data["train"]["row_id"][:]) if row_id in ours}
-        rows = {"train": [n for n in range(len(run.data["train"])) if n not in own]}
+        rows = {"train": [place for place in range(len(run.data["train"])) if place not in ours]}
         if held:
             rows[held] = list(range(len(run.data[held])))
         count = min(self.attack_rows, *map(len, rows.values()))
@@ -360,11 +365,14 @@ def _canary(number: int, rows: Any, run: Run) -> dict[str, Any]:
             known = sorted({one for value in told for one in (value if name == "labels" else [value])} - {None})
             one = known[number % len(known)] if known else None
             values[name] = [one] if name == "labels" else one
-        elif name == "tokens":
-            values[name] = ["canary"]
         else:
-            values[name] = WORDS
+            values[name] = _told(name)
     return values
+
+
+def _told(name: str) -> Any:
+    """What stands in a canary's column."""
+    return ["canary"] if name == "tokens" else WORDS
 
 
 def _last(path: Path) -> dict[str, Any]:
