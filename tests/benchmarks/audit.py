@@ -33,6 +33,7 @@ from upright.engine.execute import execute  # noqa: E402
 from upright.progress import quiet_libraries  # noqa: E402
 
 SEEDS, CANARIES = 20, 300
+FAULTS = ("none", "half the noise", "twice the clipping norm", "every unit in every update")
 
 
 @contextlib.contextmanager
@@ -83,12 +84,13 @@ def audited(asked: dict[str, Any], fault: str, seed: int) -> Run:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=SEEDS)
-    seeds = parser.parse_args().seeds
+    parser.add_argument("--faults", nargs="+", choices=FAULTS, default=FAULTS)
+    seeds, faults = vars(parser.parse_args()).values()
     torch.set_num_threads(1)
     quiet_libraries()
     with tempfile.TemporaryDirectory() as made:
         asked = stack(Path(made))
-        for fault in ("none", "half the noise", "twice the clipping norm", "every unit in every update"):
+        for fault in faults:
             started, refuted, found = time.process_time(), 0, []
             for seed in range(seeds):
                 run = audited(asked, fault, seed)

@@ -370,13 +370,10 @@ def test_it_goes_with_released_statistics_and_adaptive_clipping(toy: dict[str, A
 
 @pytest.mark.slow
 def test_planted_faults_are_noticed_in_whole_runs(tmp_path: Path) -> None:
-    from benchmarks.audit import audited, stack
+    from benchmarks.audit import FAULTS, audited, stack
 
     asked = stack(tmp_path)
-    found = {
-        fault: [audited(asked, fault, seed).verdicts[0].judgement for seed in range(4)]
-        for fault in ("none", "half the noise", "twice the clipping norm", "every unit in every update")
-    }
+    found = {fault: [audited(asked, fault, seed).verdicts[0].judgement for seed in range(4)] for fault in FAULTS}
     # An honest run is accused with a chance of .05 at the most, a broken one noticed with about .95.
     assert found.pop("none").count("violated") <= 2
     assert all(judged.count("violated") >= 2 for judged in found.values())
