@@ -102,8 +102,11 @@ class Audit(Step):
 
     @hook
     def watch(self, moment: str, run: Run) -> None:
-        if moment == "started" and self.attack_rows and run.update == 0:
-            self._untuned = {split: self._confidence(run, split) for split in self._attacked(run)}
+        from upright_privacy.attack import confidences
+
+        if moment == "started" and self.attack_rows:  # a resumed run no longer has the untuned model
+            chosen = {} if run.update else self._attacked(run)
+            self._untuned = {split: confidences(run, split, rows) for split, rows in chosen.items()}
         if moment == "updated" and self.canaries:
             self._observe(run)
 
@@ -127,10 +130,12 @@ class Audit(Step):
     @hook
     def save(self, folder: Path, run: Run) -> None:
         """``scores.json``: each canary's score. ``membership.json``: the attack's figures, of no single row."""
+        from upright_privacy.attack import attack
+
         if self.canaries:
             _write(folder / SCORES, self._scores(run).tolist())
         if self.attack_rows:
-            _write(folder / ATTACK, self._attack(run))
+            _write(folder / ATTACK, attack(run, self._attacked(run), self._untuned))
 
     @hook
     def account(self, folder: Path, run: Run) -> dict[str, Metric]:
@@ -167,6 +172,7 @@ class Audit(Step):
 
     @hook
     def report(self, run: Run) -> list[Section]:
+        from upright_privacy.attack import held_out
         from upright_privacy.audit_report import attack_section, canary_section
 
         home = f"run/{run.home(self)}/"
@@ -178,7 +184,7 @@ class Audit(Step):
             claimed, delta = (run.metrics[claim + key].value for key in ("epsilon", "delta"))
             sections.append(canary_section(mine, self.confidence, claimed, delta, sum(coins)))
         if self.attack_rows:
-            sections.append(attack_section(mine, run, _held_out(run)))
+            sections.append(attack_section(mine, run, held_out(run)))
         return sections
 
     # --- the bounds -------------------------------------------------------------------------------------------------
@@ -228,6 +234,11 @@ class Audit(Step):
             raise ConfigError(f"{place}: there is no private mechanism to audit; add dp-sgd, or set canaries: 0")
         return found[0].step
 
+    def _attacked(self, run: Run) -> dict[str, list[int]]:
+        from upright_privacy.attack import choose
+
+        return choose(run, self.attack_rows, without=self._numbers(run) if self.canaries else {})
+
     def _ledger(self, run: Run) -> Path:
         return run.step_folder(self._mechanism(run)) / "accountant.jsonl"
 
@@ -271,87 +282,6 @@ class Audit(Step):
                 "place audit after it"
             )
         return dict(zip(places[len(places) - len(included) :], included, strict=True))
-
-    # --- the attack -------------------------------------------------------------------------------------------------
-
-    def _attacked(self, run: Run) -> dict[str, list[int]]:
-        """The rows that are looked at: of train without canaries, and of the split that is held out."""
-        import torch
-
-        held = _held_out(run)
-        ours = self._numbers(run) if self.canaries else {}
-        rows = {"train": [place for place in range(len(run.data["train"])) if place not in ours]}
-        if held:
-            rows[held] = list(range(len(run.data[held])))
-        count = min(self.attack_rows, *map(len, rows.values()))
-        chosen = {}
-        for split, numbers in rows.items():
-            generator = torch.Generator().manual_seed(run.seed)
-            order = torch.randperm(len(numbers), generator=generator).tolist()
-            chosen[split] = [numbers[place] for place in order[:count]]
-        return chosen
-
-    def _confidence(self, run: Run, split: str) -> Any:
-        """The model's confidence in the truth of each attacked row of the split, ``float64 [n]``."""
-        import numpy as np
-        import torch
-
-        from upright_privacy.membership import confidence
-
-        rows = self._attacked(run)[split]
-        found = {}
-        training = run.model.training
-        run.model.eval()
-        with torch.no_grad():
-            for batch in run.batches(rows, split, augment=False):
-                losses = run.calls.objective(batch, run.forward(batch), run)
-                found.update(zip(batch.rows.tolist(), losses.double().tolist(), strict=True))
-        run.model.train(training)
-        return confidence(np.array([found[row] for row in rows]))
-
-    def _attack(self, run: Run) -> dict[str, dict[str, Any]]:
-        """The attack's figures; empty where no row was held out."""
-        import numpy as np
-
-        from upright_privacy.membership import calibrated, estimate
-
-        rows = self._attacked(run)
-        if len(rows) < 2 or len(rows["train"]) < 10:
-            return {}
-        after = {split: self._confidence(run, split) for split in rows}
-        features = {split: self._features(run, split, rows[split]) for split in rows}
-        held = _held_out(run)
-        assert held is not None
-        scores = calibrated(after["train"], after[held], features["train"], features[held], run.seed)
-        plain = (after["train"], after[held])
-        figures = {
-            "attack_auc": estimate("auc", *scores, run.seed),
-            "attack_tpr_at_1_percent_fpr": estimate("tpr", *scores, run.seed),
-            "loss_attack_auc": estimate("auc", *plain, run.seed),
-            "loss_attack_tpr_at_1_percent_fpr": estimate("tpr", *plain, run.seed),
-        }
-        return {
-            key: {"value": one.value, "low": one.low, "high": one.high, "n": int(np.size(plain[0]))}
-            for key, one in figures.items()
-        }
-
-    def _features(self, run: Run, split: str, rows: list[int]) -> Any:
-        """What is known of a row without the tuned model: its class, and the untuned model's confidence."""
-        import numpy as np
-
-        columns = [np.ones(len(rows))]
-        if split in self._untuned:
-            columns.append(self._untuned[split])
-        if run.labels and "label" in run.data[split].column_names:
-            labels = run.data[split]["label"][:]
-            columns += [np.array([labels[row] == name for row in rows], dtype=float) for name in run.labels]
-        return np.stack(columns, axis=1)
-
-
-def _held_out(run: Run) -> str | None:
-    """The first test split, else validation."""
-    splits = [split for split in run.data if split not in ("train", "validation")]
-    return splits[0] if splits else "validation" if "validation" in run.data else None
 
 
 def _canary(number: int, rows: Any, run: Run) -> dict[str, Any]:
