@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from scipy.optimize import linprog
 from scipy.stats import binom, norm
 from tiny_stacks import lines_stack, words_stack
 
-from conftest import toy_rows, write_rows
+from conftest import ROOT, toy_rows, write_rows
 from upright import Decisions, Metric, Run, Stack, Step, hook
 from upright.calls import Calls
 from upright.engine.batches import collate
@@ -370,10 +371,12 @@ def test_it_goes_with_released_statistics_and_adaptive_clipping(toy: dict[str, A
 
 @pytest.mark.slow
 def test_planted_faults_are_noticed_in_whole_runs(tmp_path: Path) -> None:
-    from benchmarks.audit import FAULTS, audited, stack
-
-    asked = stack(tmp_path)
-    found = {fault: [audited(asked, fault, seed).verdicts[0].judgement for seed in range(4)] for fault in FAULTS}
+    bench = runpy.run_path(str(ROOT / "tests" / "benchmarks" / "audit.py"))
+    asked = bench["stack"](tmp_path)
+    found = {
+        fault: [bench["audited"](asked, fault, seed).verdicts[0].judgement for seed in range(4)]
+        for fault in bench["FAULTS"]
+    }
     # An honest run is accused with a chance of .05 at the most, a broken one noticed with about .95.
     assert found.pop("none").count("violated") <= 2
     assert all(judged.count("violated") >= 2 for judged in found.values())
