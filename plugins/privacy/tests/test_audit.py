@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import runpy
@@ -335,7 +336,11 @@ def test_without_noise_the_claim_is_refuted_and_the_gate_blocks(
     run = execute(Stack.load(toy))
     [verdict] = run.verdicts
     assert (verdict.judgement, run.exit_code) == ("violated", 4)
-    assert run.metrics["run/privacy/audit/epsilon_lower"].value > run.metrics["run/privacy/dp-sgd/epsilon"].value
+    assert (
+        run.metrics["run/privacy/audit/epsilon_lower_gaussian"].value > run.metrics["run/privacy/dp-sgd/epsilon"].value
+    )
+    assert run.metrics["run/privacy/audit/epsilon_lower"].value > 0.8
+    assert run.metrics["run/privacy/audit/p_value"].value < 1e-6
     assert verify(run.folder).problems == []
 
 
@@ -380,6 +385,15 @@ def test_planted_faults_are_noticed_in_whole_runs(tmp_path: Path) -> None:
     # An honest run is accused with a chance of .05 at the most, a broken one noticed with about .95.
     assert found.pop("none").count("violated") <= 2
     assert all(judged.count("violated") >= 2 for judged in found.values())
+
+
+def test_a_sealed_run_is_verified_with_its_key(toy: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UPRIGHT_KEY", base64.b64encode(bytes(range(32))).decode())
+    run = execute(Stack.load({**toy, "privacy": [*AUDITED["privacy"], "encrypt"]}))
+    found = verify(run.folder)
+    assert found.problems == []
+    assert "run/privacy/audit/power" in found.attested
+    assert json.loads((run.folder / "metrics.json").read_text())["run/privacy/audit/epsilon_lower"]["from"] == "ledger"
 
 
 class Tidies(Step):

@@ -207,7 +207,8 @@ class Audit(Step):
         if len(included) != self.canaries or len(scores) != self.canaries:
             raise IntegrityError(f"{folder}: does not hold a coin and a score for each of {self.canaries} canaries")
         delta = self._mechanism(run).delta
-        charged = draws(read_ledger(self._ledger(run)))
+        with run.opened(f"steps/{run.key(self._mechanism(run))}/accountant.jsonl") as path:
+            charged = draws(read_ledger(path))
         count, correct = self.canaries, one_run.right(scores, included, self.canaries)
         allowed = guessing.most_right(charged) if charged else 0.5
         seen = binomtest(correct, count, alternative="greater").proportion_ci(1 - self._error)
