@@ -161,7 +161,7 @@ class Decisions:
 
     def add(
         self,
-        row_id: str,
+        row_id: str | None,
         action: Action,
         reason: str,
         *,
@@ -174,7 +174,9 @@ class Decisions:
         """Decide on one row.
 
         ``reason`` is a short code (``exact-duplicate``); ``evidence`` the row_id of the row that shows it;
-        ``spans`` character offsets; for ``add``, ``row_id`` is the parent, whose unit the new row inherits.
+        ``spans`` character offsets; for ``add``, ``row_id`` is the parent, whose unit the new row inherits, or None for
+        a row that derives from no record: ``values`` gives every column, sensitive ones are missing, and it is a unit
+        of its own.
         """
         self.rows.append(
             {

@@ -61,8 +61,9 @@ def _apply(run: Run, placed: Placed, split: str, decisions: Decisions) -> list[d
     import datasets
 
     rows = {row["row_id"]: row for row in run.data[split].to_list()}
-    added: dict[str, list[dict[str, Any]]] = {}
+    added: dict[str | None, list[dict[str, Any]]] = {}
     dropped: set[str] = set()
+    nobody: dict[str, Any] = {**dict.fromkeys(run.data[split].column_names), "unit": _next_unit(run)}
     entries = []
     for decision in decisions.rows:
         _check(run, placed, split, decision, rows)
@@ -75,7 +76,8 @@ def _apply(run: Run, placed: Placed, split: str, decisions: Decisions) -> list[d
             rows[row_id].update(decision["values"])
         elif told == "add":
             siblings = added.setdefault(row_id, [])
-            new = {**rows[row_id], **decision["values"], "row_id": _child(row_id, placed.key, len(siblings))}
+            new = rows[row_id] if row_id is not None else {**nobody, "unit": nobody["unit"] + len(siblings)}
+            new = {**new, **decision["values"], "row_id": _child(row_id or "", placed.key, len(siblings))}
             siblings.append(new)
             entry |= {"row_id": new["row_id"], "parent": row_id}
         entries.append(entry)
@@ -88,18 +90,26 @@ def _apply(run: Run, placed: Placed, split: str, decisions: Decisions) -> list[d
     return entries
 
 
+def _next_unit(run: Run) -> int:
+    """A unit that no row of any split belongs to, nor any after it."""
+    return 1 + max(max(rows["unit"][:], default=-1) for rows in run.data.values())
+
+
 def _check(run: Run, placed: Placed, split: str, decision: dict[str, Any], rows: dict[str, Any]) -> None:
     row_id, values = decision["row_id"], decision["values"]
     problem = None
     if decision["action"] not in ACTIONS:
         problem = f"{decision['action']!r} is no action ({', '.join(ACTIONS)})"
-    elif row_id not in rows:
+    elif row_id not in rows and (row_id is not None or decision["action"] != "add"):
         problem = "there is no such row"
     else:
         fixed = {"row_id", "unit", *run.config.data.sensitive}
         columns = set(run.data[split].column_names) - fixed
         odd = [name for name in values if name not in columns]
-        if odd:
+        missing = sorted(columns - values.keys()) if row_id is None else []
+        if missing:
+            problem = f"a row without a parent needs a value for {missing[0]!r}"
+        elif odd:
             problem = f"{odd[0]!r} is no column that a cleaner may change"
         elif decision["action"] == "edit" and {"label", "labels"} & values.keys():
             problem = "a label is changed by `relabel`, not by `edit`"
