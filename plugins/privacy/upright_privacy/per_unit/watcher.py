@@ -159,6 +159,7 @@ class _Tap(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         ctx.record(gradient)
+        ctx.record = None  # with it goes what the rule read; else every layer's input would live to the end
         return gradient, None, None
 
 
