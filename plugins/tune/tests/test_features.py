@@ -192,16 +192,25 @@ def test_the_memory_answers_for_repeated_and_mixed_rows(stack: dict[str, Any], t
     ("changes", "base"),
     [
         ({"train": {"max_steps": 2, "batch_size": 8, "steps": ["r-drop"]}}, "bert"),
-        ({"privacy": {"use": "dp-sgd", "noise_multiplier": 1.0, "delta": 1e-3}}, "bert"),
         ({"tune": ["head", "bitfit"]}, "bert"),
         ({}, "t5"),  # returns the encoder's states beside the decoder's
     ],
-    ids=["changed batches", "private", "trained base", "more than hidden states"],
+    ids=["changed batches", "trained base", "more than hidden states"],
 )
 def test_where_the_memory_could_be_wrong_it_is_not_used(
     changes: dict[str, Any], base: str, stack: dict[str, Any], tiny: Callable[[str], Path]
 ) -> None:
     assert not remembered(execute(Stack.load({**on(tiny(base), stack), **changes})))
+
+
+@pytest.mark.parametrize("mode", ["direct", "functorch", "loop"])
+def test_a_private_run_takes_its_gradients_from_the_memory_too(
+    mode: str, stack: dict[str, Any], tiny: Callable[[str], Path]
+) -> None:
+    private = {"use": "dp-sgd", "noise_multiplier": 1.0, "delta": 1e-3, "grad_sample_mode": mode}
+    run = execute(Stack.load({**on(tiny("bert"), stack), "privacy": private}))
+    assert remembered(run)
+    assert run.metrics["run/privacy/dp-sgd/draws"].value == run.update
 
 
 def test_a_frozen_base_reads_without_dropout_and_a_trained_one_with_it(stack: dict[str, Any], tmp_path: Path) -> None:

@@ -82,7 +82,12 @@ class Features:
 
     def answer(self, *args: Any, **kwargs: Any) -> Any:
         """As the base's: ``last_hidden_state [R, T, D]``, zero at padding, and ``pooler_output [R, D]`` if it has one."""
-        asked = None if self.base.training or _state(self.base) != self.state else _asked(args, kwargs)
+        asked = None
+        if not self.base.training and _state(self.base) == self.state:
+            try:
+                asked = _asked(args, kwargs)
+            except RuntimeError:  # under vmap there are no values to look up by
+                return self.plain(*args, **kwargs)
         if asked is None or asked.settings != self.settings:
             return self.plain(*args, **kwargs)
         read = [self.texts[key] for key in asked.keys if key in self.texts]

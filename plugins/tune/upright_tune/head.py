@@ -14,7 +14,7 @@ class Head(Step):
     """Train the task's head on the frozen base.
 
     The base reads without dropout (the head keeps its own), so that a text's hidden states never change: they are computed
-    once per run, unless a step changes the batches, the run is private, or they take more than 2 GiB.
+    once per run, unless a step changes the batches or they take more than 2 GiB.
     """
 
     tasks = frozenset({"text-classification", "token-classification"})
@@ -35,8 +35,8 @@ class Head(Step):
         from upright_tune.features import remember
 
         base = _base(run.model)
-        # A private run goes through vmap, where nothing can be looked up; changed batches are not those read beforehand.
-        if moment != "started" or base is None or run.private or run.calls.answers("batch"):
+        # Changed batches are not those read beforehand.
+        if moment != "started" or base is None or run.calls.answers("batch"):
             return
         started = time.perf_counter()
         memory = remember(base, run)
