@@ -298,7 +298,8 @@ def run_cell(method: str, model: str, task: str, only: int | None = None) -> Cel
                 step = next(placed.step for placed in stack.steps if placed.key == "dp-sgd")
                 alone = by_hand(run, task)
                 if condition["clipped"] == "some":  # a norm in the middle of the rows' own
-                    norm = float(torch.stack([g.double().norm() for g in alone]).median())
+                    norms = torch.stack([g.double().norm() for g in alone])
+                    norm = float(norms[norms > 0].median())
                     step._state(run)["max_grad_norm"] = one["norm"] = norm
                 expected = clipped_sum(alone, one["norm"])
                 found = ours(run)
@@ -341,9 +342,10 @@ def table(found: list[Cell]) -> str:
 
     def both(cell: Cell) -> str:
         mine = ours[cell.state] + (note(cell.detail) if cell.detail else "")
-        mine += note(
-            f"a loop over rows in bf16 is itself {cell.rounding:.1%} from float32 here, ours {cell.worst['bf16']:.1%}"
-        ) * bool(cell.rounding)
+        if cell.rounding:
+            mine += note(
+                f"a loop over rows in bf16 is itself {cell.rounding:.1%} from float32 here, ours {cell.worst['bf16']:.1%}"
+            )
         mine += "" if cell.served in ("direct", "") else f" by {cell.served}"
         other = (
             cell.opacus
