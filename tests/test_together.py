@@ -134,7 +134,8 @@ def expected(seen: dict[str, Any]) -> tuple[list[torch.Tensor], torch.Tensor]:
         gradient, statistics = one_unit(seen, rows)
         total = [a + b for a, b in zip(total, gradient, strict=True)]
         released += statistics
-    *noise, last = seen["noise"]
+    drawn, last = seen["noise"]
+    noise = [part.view_as(p) for part, p in zip(drawn.split([p.numel() for p in parameters]), parameters, strict=True)]
     total = [(a + b) / BATCH + RIDGE * p.detach() for a, b, p in zip(total, noise, parameters, strict=True)]
     norm = float(torch.sqrt(sum(g.square().sum() for g in total)))
     return [g * min(1.0, NORM / norm) for g in total], released + last
