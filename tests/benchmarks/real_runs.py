@@ -31,6 +31,12 @@ FIGURES = {
         "test/accuracy",
         "test/fairness/group-audit/false_positive_rate_parity_difference/dialect",
     ],
+    "support-intents/stack.private.yaml": ["test/accuracy", "run/privacy/dp-sgd/epsilon"],
+    "toxicity-dialect/stack.private.yaml": [
+        "test/accuracy",
+        "test/fairness/group-audit/false_positive_rate_parity_difference/dialect",
+        "run/privacy/dp-sgd/epsilon",
+    ],
     "story-writer/stack.yaml": ["test/perplexity"],
 }
 UNTUNED = "story-writer/stack.yaml"
@@ -56,6 +62,13 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("names", nargs="*", help="stacks such as disease-ner/stack.yaml; default: all")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        help="as of `upright run`, such as privacy=null for a twin",
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[13])
     arguments = parser.parse_args()
     quiet_libraries()
@@ -69,10 +82,12 @@ def main() -> None:
             subprocess.run([sys.executable, str(prepare)], check=True, stdout=subprocess.DEVNULL)
         for seed in arguments.seeds:
             started = time.perf_counter()
-            stack = Stack.load(path, [f"seed={seed}"])
+            stack = Stack.load(path, [f"seed={seed}", *arguments.overrides])
             run = execute(stack)
             seconds = time.perf_counter() - started
             for key in FIGURES[name]:
+                if key not in run.metrics:
+                    continue  # a twin without privacy has no epsilon
                 metric = run.metrics[key]
                 figure = f"{key.removeprefix('test/')} {told(metric)}"
                 print(f"| {name} | {seed} | {figure} | {metric.n} | {seconds:.0f} |", flush=True)
