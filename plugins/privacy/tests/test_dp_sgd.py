@@ -389,3 +389,14 @@ def test_rows_of_one_patient_are_one_unit_in_the_draws_and_in_the_report(toy: di
     for update in range(20):
         drawn = step.sample(update, run)
         assert len(drawn) == 3 * len({row // 3 for row in drawn}), "all of a patient's rows or none"
+
+
+@pytest.mark.parametrize(("tune", "warned"), [("full", True), ("head", False)])
+def test_noise_that_drowns_the_signal_is_warned_of_before_training(
+    toy: dict[str, Any], tune: str, warned: bool
+) -> None:
+    train = {"max_steps": 2, "batch_size": 4}
+    stack = {**toy, "tune": "head", "train": train, "privacy": {**PRIVATE, "noise_multiplier": noise}}
+    told = Stack.load(stack).plan()["announced"]
+    messages = [event["message"] for event in told if event["event"] == "warning"]
+    assert any("times as long as any gradient" in message for message in messages) is warned

@@ -14,6 +14,11 @@ CHECKED = 3
 """Updates, drawn at random, before which the gradients of a few records are compared with the one-record loop's."""
 
 
+DROWNS = 10.0
+"""How often an update's noise may be as long as the longest mean gradient that it can carry; full tuning of a large model
+by small batches is over it, LoRA by a few hundred units a tenth of it."""
+
+
 class DpSgd(Step):
     """Bound what one unit can change: Poisson sampling, per-unit clipping, Gaussian noise, a ledger.
 
@@ -263,6 +268,7 @@ class DpSgd(Step):
         state["sample_rate"] = rate
         state["attempt"] = 1 + max((entry["attempt"] for entry in ledger.entries), default=0)
         self._prove(run, where)
+        self._warn_of_noise(run, where)
         run.emit(
             "privacy",
             step=run.key(self),
@@ -272,6 +278,18 @@ class DpSgd(Step):
             charged=len(ledger.entries),
             per_unit_gradients=state["rules"] or state["mode"],
         )
+
+    def _warn_of_noise(self, run: Run, where: str) -> None:
+        """Noise of P numbers has norm sigma C sqrt(P); the mean gradient of B units at most B C."""
+        numbers = sum(p.numel() for p in _every(run) if p.requires_grad)
+        size = run.config.train.batch_size
+        times = self._state(run)["noise_multiplier"] * numbers**0.5 / size
+        if times > DROWNS:
+            run.emit(
+                "warning",
+                message=f"{where}: the noise of an update is {times:.0f} times as long as any gradient it could carry "
+                f"({numbers:,} parameters, {size} units an update); raise train.batch_size or train fewer parameters",
+            )
 
     def _noise_for(self, run: Run, rate: float, where: str) -> float:
         """The gradient's noise multiplier, so that all that is released stays within the budget."""
@@ -364,3 +382,9 @@ class DpSgd(Step):
             together += mine
         if together:
             yield list(run.batches(together))
+
+
+def _every(run: Run) -> Any:
+    """The parameters of the model and of its helpers."""
+    for module in (run.model, *run.modules.values()):
+        yield from module.parameters()
