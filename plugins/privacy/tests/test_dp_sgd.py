@@ -391,9 +391,9 @@ def test_rows_of_one_patient_are_one_unit_in_the_draws_and_in_the_report(toy: di
         assert len(drawn) == 3 * len({row // 3 for row in drawn}), "all of a patient's rows or none"
 
 
-@pytest.mark.parametrize(("tune", "warned"), [("full", True), ("head", False)])
+@pytest.mark.parametrize(("noise", "warned"), [(10.0, True), (1.0, False)])
 def test_noise_that_drowns_the_signal_is_warned_of_before_training(
-    toy: dict[str, Any], tune: str, warned: bool
+    toy: dict[str, Any], noise: float, warned: bool
 ) -> None:
     train = {"max_steps": 2, "batch_size": 4}
     stack = {**toy, "tune": "head", "train": train, "privacy": {**PRIVATE, "noise_multiplier": noise}}
