@@ -23,6 +23,11 @@ from upright.progress import quiet_libraries
 
 ROOT = Path(__file__).parents[2]
 FIGURES = {
+    "census-income/stack.private.yaml": [
+        "test/accuracy",
+        "test/fairness/group-audit/true_positive_rate_parity_difference/sex",
+        "run/privacy/dp-sgd/epsilon",
+    ],
     "disease-ner/stack.yaml": ["test/span_f1"],
     "disease-ner/stack.lora.yaml": ["test/span_f1"],
     "support-intents/stack.yaml": ["test/accuracy"],
