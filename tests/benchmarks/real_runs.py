@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 FIGURES = {
     "census-income/stack.private.yaml": [
         "test/accuracy",
-        "test/fairness/group-audit/true_positive_rate_parity_difference/sex",
+        "test/fairness/group-audit/false_positive_rate_parity_difference/sex",
         "run/privacy/dp-sgd/epsilon",
     ],
     "disease-ner/stack.yaml": ["test/span_f1"],
