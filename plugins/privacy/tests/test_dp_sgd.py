@@ -400,3 +400,17 @@ def test_noise_that_drowns_the_signal_is_warned_of_before_training(
     told = Stack.load(stack).plan()["announced"]
     messages = [event["message"] for event in told if event["event"] == "warning"]
     assert any("times as long as any gradient" in message for message in messages) is warned
+
+
+def test_the_report_names_what_is_outside_epsilon_with_its_line(toy: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "stack.yaml"
+    lines = [
+        f"{key}: {json.dumps(value)}" for key, value in {**toy, "clean": ["exact-dup"], "privacy": PRIVATE}.items()
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    run = execute(Stack.load(path))
+    text = (run.folder / "evidence" / "privacy.json").read_text()
+    cleaned = 1 + next(n for n, line in enumerate(lines) if line.startswith("clean:"))
+    assert f"stack.yaml:{cleaned}:" in text
+    assert "what clean.exact-dup saw of the training rows" in text
+    assert "which iterate was best on validation" in text

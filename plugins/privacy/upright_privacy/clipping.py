@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -20,3 +22,11 @@ def factors(norms: Tensor, bound: float, clipping: str = "flat") -> Tensor:
     else:
         scale = (bound / norms.clamp(min=torch.finfo(norms.dtype).tiny)).clamp(max=1.0)
     return torch.where(torch.isfinite(norms), scale, torch.zeros_like(scale))
+
+
+def followed(bound: float, share: float, quantile: float, rate: float) -> float:
+    """The next clipping norm from the noised ``share`` of units below this one: C exp(-eta (b - gamma)).
+
+    Andrew et al. (2021, arXiv:1905.03871), equation 3.
+    """
+    return bound * math.exp(-rate * (share - quantile))

@@ -104,7 +104,7 @@ class DpSgd(Step):
         import torch
 
         from upright_privacy import clipping
-        from upright_privacy.noise import gaussian
+        from upright_privacy.noise import Source, gaussian
         from upright_privacy.per_unit.contributions import widened
         from upright_privacy.per_unit.methods import Losses, trainable
 
@@ -134,7 +134,10 @@ class DpSgd(Step):
         if widths and statistics_noise is not None:
             released += gaussian(released.shape, statistics_noise, run.device)
         if count_noise is not None:
-            state["max_grad_norm"] = self._followed(bound, below, count_noise / 2, expected)
+            share = (below + count_noise / 2 * float(Source().gaussians(1))) / expected + 0.5
+            state["max_grad_norm"] = clipping.followed(
+                bound, share, self.target_unclipped_quantile, self.clipbound_learning_rate
+            )
         groups: dict[str, dict[str, Any]] = {}
         for (step, name, _), part in zip(widths, released.split([width for *_, width in widths]), strict=True):
             groups.setdefault(step, {})[name] = part
@@ -158,54 +161,9 @@ class DpSgd(Step):
 
     @hook
     def report(self, run: Run) -> Section:
-        from upright.objects import Table, Text
+        from upright_privacy.dp_sgd_report import section
 
-        state = self._state(run)
-        gradient, statistics, count = self._noise(run)
-        home = run.home(self)
-        facts = [
-            ("epsilon (PRV accountant, from the ledger)", run.metrics[f"run/{home}/epsilon"].value),
-            ("epsilon (RDP accountant)", run.metrics[f"run/{home}/epsilon_rdp"].value),
-            ("delta", self.delta),
-            ("unit of privacy", self._unit(run)),
-            ("neighbouring data sets", "one unit more or less"),
-            ("sampling rate (Poisson)", state["sample_rate"]),
-            ("draws charged", len(self._ledger(run).entries)),
-            ("noise multiplier of the gradient", gradient),
-            ("noise multiplier of statistics", statistics if statistics is not None else "none released"),
-            ("clipping", self.clipping),
-            ("clipping norm", self.max_grad_norm),
-            *([("noise multiplier of the count below the norm", count)] if count else []),
-            (
-                "per-unit gradients",
-                {"direct": "a rule for each tensor", "functorch": "vmap"}.get(state["mode"], "a loop"),
-            ),
-            *((f"tensors served by: {name}", count) for name, count in state["rules"].items()),
-            ("attempts (a resume draws fresh noise and is charged)", state["attempt"]),
-        ]
-        outside = [str(placed) for placed in run.stack.steps if placed.step.reads_private]
-        outside += [
-            "the set of labels",
-            "choices made on the validation split",
-            "the number of training rows",
-            "how long the run took",
-        ]
-        return Section(
-            "Differential privacy",
-            [
-                Text(
-                    "Whoever sees the model, every released figure of the training and all intermediate weights learns "
-                    f"little about whether {self._unit(run)} was there. The bound holds for the training rows as they "
-                    "were after cleaning."
-                ),
-                Table(["what", "value"], facts),
-                Text("Not covered by epsilon: " + "; ".join(outside) + "."),
-            ],
-        )
-
-    def _unit(self, run: Run) -> str:
-        column = run.config.data.unit
-        return "one training record" if column is None else f"all training rows of one {column}"
+        return section(self, run, self._state(run), self._noise(run), len(self._ledger(run).entries))
 
     # --- state ------------------------------------------------------------------------------------------------------
 
@@ -234,15 +192,6 @@ class DpSgd(Step):
         if self.clipping != "adaptive":
             return None
         return 2 * (self.unclipped_num_std or run.config.train.batch_size / 20)
-
-    def _followed(self, bound: float, below: float, noise: float, expected: int) -> float:
-        """The next clipping norm, from the noised share of units below this one: C exp(-eta (b - gamma))."""
-        import math
-
-        from upright_privacy.noise import Source
-
-        share = (below + noise * float(Source().gaussians(1))) / expected + 0.5
-        return bound * math.exp(-self.clipbound_learning_rate * (share - self.target_unclipped_quantile))
 
     def _members(self, run: Run) -> list[list[int]]:
         """Each unit's rows."""
