@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     )
     from upright.run import Run
     from upright.stack import Stack
-    from upright.step import Capability, Step, hook
+    from upright.step import Capability, Scope, Step, hook
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Step": "step",
     "Capability": "step",
+    "Scope": "step",
     "hook": "step",
     "Stack": "stack",
     "Run": "run",
@@ -52,6 +53,7 @@ __all__ = [
     "Output",
     "Predictions",
     "Run",
+    "Scope",
     "Section",
     "Stack",
     "Step",

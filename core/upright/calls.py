@@ -133,7 +133,7 @@ class Calls:
 
     def clean(self, step: Step, rows: Dataset, split: str, run: Run) -> Decisions | None:
         """One step's decisions: core applies them before the next step is asked."""
-        given = {"rows": rows, "split": split, "run": run}
+        given = {"rows": rows, "split": split, "step": step, "run": run}
         asked = next((answer for answer in self._answers["clean"] if answer.step is step), None)
         decisions: Decisions | None = self.around("clean", given, partial(asked.__call__, given)) if asked else None
         return decisions

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         Verdict,
     )
     from upright.run import Run
+    from upright.step import Step
 
 Combine = Literal["chain", "first", "all", "list", "merge", "sum", "product"]
 Moment = Literal["started", "updated", "evaluated", "trained"]
@@ -58,12 +59,15 @@ def _combines(rule: Combine) -> Callable[[Spec], Spec]:
 
 
 @_combines("all")
-def clean(rows: Dataset, split: str, run: Run) -> Decisions:
+def clean(rows: Dataset, split: str, step: Step, run: Run) -> Decisions:
     """Decide which rows to drop, edit, add, flag or relabel.
 
-    Called once per step and split, before the model is loaded; the next cleaner sees the rows as the last one left
-    them. Core applies the decisions and writes them to ``data/ledger.parquet``. On a test split only edits and flags
-    are applied; a drop there is recorded as a flag, so that a cleaner cannot make its own examination easier.
+    Called for each step and split, before the model is loaded; the next cleaner sees the rows as the last one left
+    them. What a step declares in ``scope`` is held to: a row-local one may be asked about parts of a split, and
+    ``run.data`` holds only what it ``reads``. Core applies the decisions and writes them to ``data/ledger.parquet``. On a
+    test split only flags and the edits of row-local cleaners are applied; a drop there is recorded as a flag, so that a
+    cleaner cannot make its own examination easier. ``step`` is the cleaner that is asked, for a wrapper, which surrounds
+    the decisions on a whole split.
     """
 
 

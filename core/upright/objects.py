@@ -149,15 +149,20 @@ class Predictions:
 class Decisions:
     """What a cleaner decides of rows; core applies and records it, the cleaner changes nothing itself.
 
-    ``values`` holds the new column values of an edit, a relabelling or an added row. They are applied and never written
-    to the ledger, which holds no text.
+    ``columns`` holds one list a field, all of the same length. ``values`` are the new column values of an edit, a
+    relabelling or an added row; they are applied and never written to the ledger, which holds no text.
     """
 
     def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
+        self.columns: dict[str, list[Any]] = {name: [] for name in DECISION}
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.columns["row_id"])
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One mapping a decision; for tests and for steps that look at few."""
+        return [dict(zip(self.columns, fields, strict=True)) for fields in zip(*self.columns.values(), strict=True)]
 
     def add(
         self,
@@ -173,23 +178,41 @@ class Decisions:
     ) -> None:
         """Decide on one row.
 
-        ``reason`` is a short code (``exact-duplicate``); ``evidence`` the row_id of the row that shows it;
-        ``spans`` character offsets; for ``add``, ``row_id`` is the parent, whose unit the new row inherits, or None for
-        a row that derives from no record: ``values`` gives every column, sensitive ones are missing, and it is a unit
-        of its own.
+        ``reason`` is a short code (``exact-duplicate``): letters, digits and ``-_.:+/@``; ``evidence`` the row_id of the
+        row that shows it; ``spans`` character offsets; for ``add``, ``row_id`` is the parent, whose unit the new row
+        inherits, or None for a row that derives from no record: ``values`` gives every column, sensitive ones are
+        missing, and it is a unit of its own.
         """
-        self.rows.append(
-            {
-                "row_id": row_id,
-                "action": action,
-                "reason": reason,
-                "score": score,
-                "threshold": threshold,
-                "evidence": evidence,
-                "spans": [list(span) for span in spans],
-                "values": values or {},
-            }
-        )
+        fields = (row_id, action, reason, score, threshold, evidence, [list(span) for span in spans], values or {})
+        for column, field_ in zip(self.columns.values(), fields, strict=True):
+            column.append(field_)
+
+    def extend(
+        self,
+        row_ids: Sequence[str],
+        action: Action,
+        reason: str,
+        *,
+        score: Sequence[float] | None = None,
+        threshold: float | None = None,
+        evidence: Sequence[str | None] | None = None,
+    ) -> None:
+        """Decide the same on many rows at once; ``score`` and ``evidence`` have one entry a row."""
+        count = len(row_ids)
+        given = {"row_id": row_ids, "score": score, "evidence": evidence}
+        for name, column in self.columns.items():
+            if given.get(name) is not None:
+                column.extend(given[name])  # type: ignore[arg-type]
+            elif name == "spans":
+                column.extend([] for _ in range(count))
+            elif name == "values":
+                column.extend({} for _ in range(count))
+            else:
+                column.extend([{"action": action, "reason": reason, "threshold": threshold}.get(name)] * count)
+
+
+DECISION = ("row_id", "action", "reason", "score", "threshold", "evidence", "spans", "values")
+"""The fields of one decision."""
 
 
 @dataclass(slots=True)

@@ -35,6 +35,12 @@ class Placed:
     def __str__(self) -> str:
         return f"{self.section}.{self.key}"
 
+    @property
+    def reads_private(self) -> bool:
+        """Whether the step learns of single training records what a private release does not bound."""
+        cleans = answers(self.step, "clean")
+        return self.step.reads_private or (cleans and self.step.scope.dp_stability != 1)
+
 
 @dataclass
 class Stack:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar
 
@@ -29,6 +30,33 @@ class Capability(StrEnum):
     INPUT_GRADIENTS = "scores can be differentiated by the input embeddings"
 
 
+@dataclass(frozen=True)
+class Scope:
+    """What a cleaner declares of its decisions, so that core can hold it to that.
+
+    * ``row_local``: a decision on a row follows from that row and the settings alone. Such a cleaner may be asked about
+      parts of a split, in several processes; its edits are applied to test splits as well.
+    * ``splits``: the kinds of splits that it is asked about (``train``, ``validation``, ``test``).
+    * ``reads``: the kinds of splits whose rows it looks at besides those of the split that it decides on; ``run.data``
+      holds no others while it is asked.
+    * ``deterministic``: the same rows get the same decisions.
+    * ``dp_stability``: how many units of the cleaned data change at most where one unit of the given data is added or
+      removed; ``None`` is unbounded. A row-local cleaner's is 1. Privacy holds outside its epsilon what is not 1.
+    """
+
+    row_local: bool = False
+    splits: frozenset[str] = frozenset({"train", "validation", "test"})
+    reads: frozenset[str] = frozenset()
+    deterministic: bool = True
+    dp_stability: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.row_local:
+            if self.reads:
+                raise ValueError("a row-local cleaner reads no other rows; leave `reads` out")
+            object.__setattr__(self, "dp_stability", 1)
+
+
 class Step(BaseModel):
     """One configured method: fields are its settings, ``@hook`` methods its behaviour, the docstring its help.
 
@@ -41,6 +69,7 @@ class Step(BaseModel):
     * ``refuses``: architectures (a config's ``model_type``) that it cannot serve, each with the reason.
     * ``reads_private``: a hook looks at training records outside the differentially private release;
       a private run then says so beside its epsilon.
+    * ``scope``: what a step that answers ``clean`` declares of its decisions (see `Scope`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,6 +79,7 @@ class Step(BaseModel):
     tasks: ClassVar[frozenset[str] | None] = None
     refuses: ClassVar[dict[str, str]] = {}
     reads_private: ClassVar[bool] = False
+    scope: ClassVar[Scope] = Scope()
 
     # pluggy compares plugins with ``==``; two steps with equal settings are still two steps.
     __eq__ = object.__eq__

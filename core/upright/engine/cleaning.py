@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +21,11 @@ if TYPE_CHECKING:
     from upright.objects import Decisions
     from upright.run import Run
     from upright.stack import Placed
+    from upright.step import Scope
 
 ACTIONS = ("drop", "edit", "add", "flag", "relabel")
-EVERYWHERE = ("edit", "flag")
-"""What may be done to a test split: row-local edits, so that it reads like what is served, and remarks."""
+CODE = re.compile(r"[\w:+./@-]{1,80}")
+"""What a reason looks like: a code, so that no text gets into the ledger."""
 
 
 def clean(run: Run) -> None:
@@ -31,8 +35,9 @@ def clean(run: Run) -> None:
     """
     entries: list[dict[str, Any]] = []
     for placed in run.stack.answering("clean"):
-        for split in list(run.data):
-            decisions = run.calls.clean(placed.step, run.data[split], split, run)
+        for split in [name for name in run.data if kind(name) in placed.step.scope.splits]:
+            with _seen(run, split, placed.step.scope):
+                decisions = run.calls.clean(placed.step, run.data[split], split, run)
             if decisions is not None and len(decisions):
                 applied = _apply(run, placed, split, decisions)
                 entries += applied
@@ -52,9 +57,25 @@ def read_ledger(folder: Path, run: Run | None = None) -> pa.Table:
         return pq.read_table(path)
 
 
-def is_test(split: str) -> bool:
-    """Whether no choice may be made on the split."""
-    return split not in ("train", "validation")
+def kind(split: str) -> str:
+    """``train``, ``validation`` or ``test``: what no choice may be made on."""
+    return split if split in ("train", "validation") else "test"
+
+
+@contextmanager
+def _seen(run: Run, split: str, scope: Scope) -> Iterator[None]:
+    """Only the splits that the cleaner declares to read are in ``run.data``."""
+    everything = run.data
+    run.data = {name: rows for name, rows in everything.items() if name == split or kind(name) in scope.reads}
+    try:
+        yield
+    finally:
+        run.data = everything
+
+
+def _told(split: str, action: str, scope: Scope) -> str:
+    """What becomes of a decision: on a test split, remarks and row-local edits, so that it reads like what is served."""
+    return "flag" if kind(split) == "test" and not (action == "edit" and scope.row_local) else action
 
 
 def _apply(run: Run, placed: Placed, split: str, decisions: Decisions) -> list[dict[str, Any]]:
@@ -68,7 +89,7 @@ def _apply(run: Run, placed: Placed, split: str, decisions: Decisions) -> list[d
     for decision in decisions.rows:
         _check(run, placed, split, decision, rows)
         action, row_id = decision["action"], decision["row_id"]
-        told = "flag" if is_test(split) and action not in EVERYWHERE else action
+        told = _told(split, action, placed.step.scope)
         entry = _entry(placed, split, decision, told)
         if told == "drop":
             dropped.add(row_id)
@@ -100,6 +121,8 @@ def _check(run: Run, placed: Placed, split: str, decision: dict[str, Any], rows:
     problem = None
     if decision["action"] not in ACTIONS:
         problem = f"{decision['action']!r} is no action ({', '.join(ACTIONS)})"
+    elif not CODE.fullmatch(decision["reason"]):
+        problem = f"{decision['reason']!r} is no reason code (letters, digits and -_.:+/@, 80 at most)"
     elif row_id not in rows and (row_id is not None or decision["action"] != "add"):
         problem = "there is no such row"
     else:

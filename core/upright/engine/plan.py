@@ -86,7 +86,7 @@ def warnings(stack: Stack) -> list[str]:
         found += [
             f"{placed.where}  {placed} reads private data outside the epsilon of {guard}"
             for placed in stack.steps
-            if placed.step.reads_private
+            if placed.reads_private
         ]
     if stack.trains and stack.settings.data.validation is None:
         found.append(f"{stack.where('data')}  data.validation: not given, so a tenth of train is set aside")

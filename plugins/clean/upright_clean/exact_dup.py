@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from upright import Decisions, Step, hook
+from upright import Decisions, Scope, Step, hook
 from upright_clean.inputs import inputs
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class ExactDup(Step):
     examination. Runs of white space count as one blank.
     """
 
-    reads_private: ClassVar[bool] = True  # whether a row stays depends on the others: unbounded stability
+    scope: ClassVar[Scope] = Scope(reads=frozenset({"validation", "test"}))
 
     ignore_case: bool = Field(False, description="Treat `A` and `a` as equal.")
     other_label: Literal["flag", "drop"] = Field(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from upright import Decisions, Step, hook
+from upright import Decisions, Scope, Step, hook
 from upright_clean.inputs import inputs
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ class Length(Step):
 
     Looks at one row at a time. Words are what white space separates (token tasks: the given words).
     """
+
+    scope: ClassVar[Scope] = Scope(row_local=True)
 
     min_words: int = Field(1, ge=0, description="Fewest words.")
     max_words: int | None = Field(None, ge=1, description="Most words.")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import unicodedata
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from upright import Decisions, Step, hook
+from upright import Decisions, Scope, Step, hook
 from upright_clean.inputs import inputs
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ class Unicode(Step):
 
     Looks at one row at a time, so it is applied to the test split as well. Words of token tasks keep their number.
     """
+
+    scope: ClassVar[Scope] = Scope(row_local=True)
 
     form: Literal["NFC", "NFKC", "NFD", "NFKD"] = Field(
         "NFC", description="Normal form; the K forms lose meaning (`x²` becomes `x2`)."

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from upright import Batch, Capability, Decisions, Metric, Run, Section, Step, Verdict, hook
+from upright import Batch, Capability, Decisions, Metric, Run, Scope, Section, Step, Verdict, hook
 from upright.errors import ConfigError, IntegrityError, UprightError
 
 COINS, SCORES, ATTACK = "coins.json", "scores.json", "membership.json"
@@ -56,6 +56,8 @@ class Audit(Step):
         if not self.canaries and not self.attack_rows:
             raise ValueError("canaries and attack_rows are both 0, so there is nothing to do; remove the step")
         return self
+
+    scope: ClassVar[Scope] = Scope(splits=frozenset({"train"}), deterministic=False, dp_stability=1)
 
     @property
     def reads_private(self) -> bool:  # type: ignore[override]

@@ -57,7 +57,7 @@ def section(
 def outside(run: Run) -> list[tuple[str, str]]:
     """What was learned of the data beside the private release, and the line of the stack that caused it."""
     stack, train = run.stack, run.config.train
-    found = [(f"what {p} saw of the training rows", p.where) for p in stack.steps if p.step.reads_private]
+    found = [(f"what {p} saw of the training rows", p.where) for p in stack.steps if p.reads_private]
     found += [
         ("the set of labels", stack.where("data", "train")),
         ("the number of units", stack.where("data", "train")),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from upright import Decisions, Run, Section, Step, hook
+from upright import Decisions, Run, Scope, Section, Step, hook
 from upright.errors import NoKeyError
 from upright.objects import Text
 
@@ -90,6 +90,11 @@ class Pii(Step):
             return frozenset(self.entities)
         names = isinstance(self.ner, Path) or self.presidio_conf is not None
         return frozenset((*STRUCTURED, *NAMED) if names else STRUCTURED)
+
+    @property
+    def scope(self) -> Scope:  # type: ignore[override]
+        """Row by row; surrogates follow from the user's key, where there is none from one that is thrown away."""
+        return Scope(row_local=True, deterministic=self.replacement != "surrogate")
 
     @hook
     def clean(self, rows: Any, split: str, run: Run) -> Decisions:
