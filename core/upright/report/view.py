@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from upright.evidence.decisions import read_counts
 from upright.evidence.gates import read_gates
+from upright.evidence.ledger import read_counts
 from upright.evidence.metrics import read_metrics
 from upright.objects import Metric, Verdict
 
