@@ -118,7 +118,7 @@ class Stack:
 
     def only_cleaning(self) -> Stack:
         """The same stack up to its model: the same rows, split and cleaned in the same way."""
-        steps = [p for p in self.steps if p.section == "clean" or answers(p.step, "seal")]
+        steps = [p for p in self.steps if p.section == "clean" or _only_cleans(p.step)]
         return replace(self, steps=steps, cleaning=True)
 
     def check(self) -> None:
