@@ -107,9 +107,7 @@ def main() -> None:
     if given.one:
         one(given.one)
         return
-    print(
-        "| rows | own memory at the start, MiB | at its peak | reading, CPU s | cleaning, CPU s | of it the ledger | bytes a decision |"
-    )
+    print("| rows | own MiB at the start | at the peak | reading, CPU s | cleaning, CPU s | its ledger | bytes each |")
     print("|---|---|---|---|---|---|---|")
     for size in given.sizes:
         with tempfile.TemporaryDirectory() as name:
