@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from upright.engine import media
 from upright.errors import ConfigError, UprightError
 from upright.evidence.decisions import write_counts
 from upright.evidence.sealing import new_file, opened
@@ -79,8 +80,6 @@ def _told(split: str, action: str, scope: Scope) -> str:
 
 
 def _apply(run: Run, placed: Placed, split: str, decisions: Decisions) -> list[dict[str, Any]]:
-    import datasets
-
     rows = {row["row_id"]: row for row in run.data[split].to_list()}
     added: dict[str | None, list[dict[str, Any]]] = {}
     dropped: set[str] = set()
@@ -107,7 +106,7 @@ def _apply(run: Run, placed: Placed, split: str, decisions: Decisions) -> list[d
         kept += [row for siblings in added.values() for row in siblings]
         if not kept:
             raise ConfigError(f"{placed.where}  {placed} drops every row of {split}; loosen its settings")
-        run.data[split] = datasets.Dataset.from_list(kept, features=run.data[split].features)
+        run.data[split] = media.dataset(kept, features=run.data[split].features)
     return entries
 
 

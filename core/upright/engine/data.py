@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from upright.engine import media
 from upright.engine.readers import Record, read
 from upright.errors import ConfigError
 from upright.evidence.files import sha256
@@ -27,15 +28,14 @@ def load_data(run: Run) -> None:
 
     Raises ConfigError with one sentence that names file and row, and the line of the stack where that helps.
     """
-    import datasets
-
     tables: dict[str, list[dict[str, Any]]] = {}
     owners: dict[str, list[str]] = {}
     for split, source in sources(run).items():
         told = _told(run, split)
         records = read(source, run.stack.root, run.config.data.encoding, told)
         columns = _columns(run, records[0], told)
-        tables[split] = [_row(run, record, columns) for record in records]
+        folder = media.folder_of(source, run.stack.root)
+        tables[split] = [_row(run, record, columns, folder) for record in records]
         _known_labels(run, split, tables[split], records, tables)
         owners[split] = _owners(run, split, records)
     units = _units(run, owners, tables)
@@ -46,7 +46,7 @@ def load_data(run: Run) -> None:
         tables[TRAIN], tables[VALIDATION] = set_aside(tables[TRAIN], run.seed)
         tables = {TRAIN: tables[TRAIN], VALIDATION: tables[VALIDATION], **tables}
         _still_there(run, tables)
-    run.data = {split: datasets.Dataset.from_list(rows) for split, rows in tables.items()}
+    run.data = {split: media.dataset(rows) for split, rows in tables.items()}
     for column in run.config.data.sensitive:
         values = {row[column] for rows in tables.values() for row in rows} - {None}
         if len(values) < 2:
@@ -74,10 +74,14 @@ def digests(run: Run) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for split, source in sources(run).items():
         path = run.stack.root / Path(source).expanduser()
-        files = [path] if path.is_file() else sorted(path.iterdir()) if path.is_dir() else []
+        files = [path] if path.is_file() else sorted(path.rglob("*")) if path.is_dir() else []
         found[split] = {
             "source": source if source.startswith("hf:") else path.name,
-            "sha256": {file.name: sha256(file) for file in files if file.is_file()},
+            "sha256": {
+                file.relative_to(path if path.is_dir() else path.parent).as_posix(): sha256(file)
+                for file in files
+                if file.is_file()
+            },
             "rows": len(run.data[split]),
         }
     return found
@@ -88,7 +92,7 @@ def row_ids(split: str, rows: list[dict[str, Any]]) -> list[str]:
     seen: Counter[str] = Counter()
     found = []
     for row in rows:
-        canonical = json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)
+        canonical = json.dumps(media.identity(row), sort_keys=True, ensure_ascii=False, default=str)
         words = f"{split}\0{canonical}\0{seen[canonical]}"
         seen[canonical] += 1
         found.append(
@@ -125,7 +129,9 @@ def required(run: Run) -> tuple[str, ...]:
     if task == "text-generation":
         prompted = "completion" in run.config.data.columns or "prompt" in run.config.data.columns
         return ("prompt", "completion") if prompted else ("text",)
-    return ("text", "label") if not run.stack.cleans_only else ("text",)
+    if run.stack.cleans_only:
+        return () if run.config.data.columns.keys() & set(media.MEDIA) else ("text",)
+    return ("text", "label")
 
 
 def _told(run: Run, split: str) -> str:
@@ -146,6 +152,8 @@ def _columns(run: Run, first: Record, told: str) -> dict[str, str]:
         plain = run.config.model.task == "text-generation" and "text" not in columns
         if plain and "prompt" in first.values and "completion" in first.values:
             columns |= {"prompt": "prompt", "completion": "completion"}
+    if columns.keys() & set(media.MEDIA):
+        optional = ("text", *optional)
     needed = required(run) if "completion" not in columns else ("prompt", "completion")
     for name in needed:
         columns.setdefault(name, name)
@@ -208,7 +216,7 @@ def _units(run: Run, owners: dict[str, list[str]], tables: dict[str, list[dict[s
     return units
 
 
-def _row(run: Run, record: Record, columns: dict[str, str]) -> dict[str, Any]:
+def _row(run: Run, record: Record, columns: dict[str, str], folder: Path) -> dict[str, Any]:
     row: dict[str, Any] = {}
     sensitive = set(run.config.data.sensitive)
     for ours, theirs in columns.items():
@@ -221,6 +229,8 @@ def _row(run: Run, record: Record, columns: dict[str, str]) -> dict[str, Any]:
             row[ours] = _text(run, record, value, theirs)
         elif ours in ("tokens", "labels"):
             row[ours] = _words(run, record, value, theirs)
+        elif ours in media.MEDIA:
+            row[ours] = media.content(value, ours, theirs, folder, record.where)
         else:
             row[ours] = None if value is None else str(value)
     if "tokens" in row and len(row["tokens"]) != len(row["labels"]):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from upright.engine import media
 from upright.errors import ConfigError
 
 
@@ -32,6 +33,8 @@ def read(source: str, root: Path, encoding: str, told: str) -> list[Record]:
     path = root / Path(source).expanduser()
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in READERS)
+        if not files and (found := media.listed(path)):
+            return [Record(values, where) for values, where in found]
         if not files:
             raise ConfigError(f"{told}: {path} holds no {', '.join(READERS)} file; name a folder that does")
         return [record for file in files for record in _file(file, encoding, told)]
@@ -139,6 +142,7 @@ def _hub(source: str, root: Path, told: str) -> list[Record]:
         raise ConfigError(
             f"{told}: {source} cannot be loaded ({reason}); check the name, the split and the network"
         ) from error
+    rows = media.undecoded(rows)
     for column, feature in rows.features.items():
         if isinstance(feature, datasets.ClassLabel):
             names = feature.names
