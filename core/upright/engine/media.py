@@ -36,14 +36,14 @@ def content(value: Any, kind: str, column: str, folder: Path, where: str) -> dic
     """
     given = value if isinstance(value, dict) else {"bytes": value} if isinstance(value, bytes) else {"path": value}
     data, path = given.get("bytes"), given.get("path")
-    if data is None and path in (None, ""):
-        return None
     odd = not isinstance(data, bytes | None) or not isinstance(path, str | None) or given.keys() - {"bytes", "path"}
     if odd:
         raise ConfigError(
-            f"{where}: column {column!r} holds a {type(value).__name__} where an {kind} is needed: a path, bytes, or both "
+            f"{where}: column {column!r} holds a {type(value).__name__} where an {kind} file is needed: a path, bytes, or both "
             "as {bytes, path}; mend or remove the row"
         )
+    if data is None and path in (None, ""):
+        return None
     if data is None:
         data = _read(folder / Path(str(path)).expanduser(), str(path), kind, where)
     if len(data) > MAX_BYTES:

@@ -36,7 +36,7 @@ class Denoise(Step):
 
     reduction: float = Field(12.0, gt=0, le=60, description="dB by which noise is turned down.")
     over_noise: float = Field(
-        6.0, ge=0, le=30, description="dB over the noise that a frequency must reach to be left alone."
+        4.0, ge=0, le=30, description="dB over the noise that a frequency must reach to be left alone."
     )
 
     @hook

@@ -13,6 +13,9 @@ from upright_clean.media import Unreadable
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 """What is read. Pillow knows more, among them EPS, which it hands to another program."""
 
+ORIENTATION = 0x0112
+"""EXIF's tag."""
+
 
 def opened(content: bytes) -> Any:
     """The picture (`PIL.Image.Image`), its pixels not yet read. Raises Unreadable."""
@@ -45,10 +48,10 @@ def loaded(picture: Any) -> Any:
 def upright(picture: Any) -> Any:
     """The picture as it is meant to be seen: turned as EXIF says; itself where that says nothing."""
     try:
-        turned = ImageOps.exif_transpose(picture)
+        meant = picture.getexif().get(ORIENTATION, 1)
+        return ImageOps.exif_transpose(picture) if meant in range(2, 9) else picture
     except Exception:  # EXIF that cannot be read says nothing
         return picture
-    return turned if turned is not None else picture
 
 
 def over(picture: Any, mode: str, background: tuple[int, int, int] = (255, 255, 255)) -> Any:
