@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import random
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -279,6 +280,13 @@ def test_mutant_metadata_that_stays_is_noticed(monkeypatch: pytest.MonkeyPatch, 
         test_metadata_goes_and_the_picture_stands_as_it_was_meant(1, "JPEG", flower)
 
 
+def timed(content: bytes) -> bytes:
+    """A PNG that says when it was changed."""
+    chunk = b"tIME" + bytes([7, 233, 1, 2, 3, 4, 5])
+    whole = len(chunk[4:]).to_bytes(4) + chunk + zlib.crc32(chunk).to_bytes(4)
+    return content[:33] + whole + content[33:]
+
+
 def test_comments_texts_and_previews_go_too(flower: Any) -> None:
     from PIL.PngImagePlugin import PngInfo
 
@@ -289,11 +297,16 @@ def test_comments_texts_and_previews_go_too(flower: Any) -> None:
         encoded(flower, "PNG", pnginfo=texts),
         encoded(flower, "JPEG", comment=b"Jane Roe"),
         encoded(flower, "JPEG", xmp=b"<x>Jane Roe</x>"),
+        encoded(flower, "JPEG") + b"a film that a telephone hides here, by Jane Roe",
+        encoded(flower) + b"Jane Roe",
+        timed(encoded(flower)),
         encoded(flower, "MPO", save_all=True, append_images=[flower.resize((64, 43))], exif=turn(1)),
     ]
     for content in contents:
         found, decision = edited(ImageNormalise(), content)
+        assert decision["reason"].startswith("metadata")
         assert b"Jane Roe" not in decision["values"]["image"]["bytes"]
+        assert b"tIME" not in decision["values"]["image"]["bytes"]
         assert found.size == flower.size
         assert found.format in ("PNG", "JPEG")
         assert getattr(found, "n_frames", 1) == 1

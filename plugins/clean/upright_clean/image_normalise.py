@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
     from upright import Run
 
+DRAWN = frozenset(b"IHDR PLTE IDAT IEND tRNS gAMA cHRM sRGB sBIT bKGD pHYs".split())
+"""Chunks of a PNG that say how it looks."""
 QUALITY = 95
 """Of a JPEG whose pixels changed; one that only loses metadata keeps its own."""
 
@@ -71,7 +74,7 @@ class ImageNormalise(Step):
             raise LeftAsItIs("more-than-8-bits")
         jpeg = given.format in ("JPEG", "MPO")
         turned = picture.upright(picture.loaded(given))
-        metadata = _metadata(given)
+        metadata = _metadata(given, content)
         reasons = ["turned"] if turned is not given else []
         found = turned
         if "icc_profile" in given.info and (matched := _srgb(found)) is not found:
@@ -99,11 +102,22 @@ class LeftAsItIs(Exception):
         self.reason = reason
 
 
-def _metadata(given: Any) -> bool:
-    """Whether the file holds more than its picture."""
-    known = {"exif", "xmp", "comment", "photoshop", "icc_profile", "mp", "mpoffset", "Software", "XML:com.adobe.xmp"}
-    texts = getattr(given, "text", {})  # of a PNG, those behind the pixels too
-    return bool(known & given.info.keys() or texts or given.getexif())
+def _metadata(given: Any, content: bytes) -> bool:
+    """Whether the file holds more than its picture: any segment or chunk that drawing it does not need, or what follows it."""
+    if given.format == "PNG":
+        return not set(_chunks(content)) <= DRAWN or not content.endswith(b"IEND\xaeB`\x82")
+    if given.format in ("JPEG", "MPO"):
+        segments = {name for name, _ in given.applist}
+        return bool(segments - {"APP0", "APP14"}) or not content.rstrip(b"\0").endswith(b"\xff\xd9")
+    return bool(given.getexif())
+
+
+def _chunks(content: bytes) -> Iterator[bytes]:
+    """The names of a PNG's chunks (PNG specification, 5.3)."""
+    place = 8
+    while place + 8 <= len(content):
+        yield content[place + 4 : place + 8]
+        place += 12 + int.from_bytes(content[place : place + 4])
 
 
 def _srgb(found: Any) -> Any:
