@@ -21,7 +21,9 @@ def loudness(samples: np.ndarray, rate: int) -> tuple[float, bool]:
     if len(samples) < BLOCK * rate:
         power = float(np.mean(samples**2, axis=0).sum())
         return 10 * float(np.log10(power)) if power else -np.inf, False
-    return float(Meter(rate, block_size=BLOCK).integrated_loudness(samples)), True
+    hop = BLOCK / 4  # pyloudnorm also counts a last block that is not full, which BS.1770 does not
+    whole = BLOCK + hop * int((len(samples) / rate - BLOCK) / hop + 1e-9)
+    return float(Meter(rate, block_size=BLOCK).integrated_loudness(samples[: round(whole * rate)])), True
 
 
 def raised(samples: np.ndarray, gain: float) -> tuple[np.ndarray, bool]:
