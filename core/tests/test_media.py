@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from upright import Stack
 from upright.calls import Calls
 from upright.engine import media
-from upright.engine.data import load_data, row_ids
+from upright.engine.data import load_data
+from upright.engine.identities import row_ids
 from upright.engine.tasks import get
 from upright.errors import ConfigError
 from upright.run import Run

@@ -55,6 +55,7 @@ class Stack:
     source: str
     raw: dict[str, Any]
     marks: dict[tuple[str | int, ...], str] = field(default_factory=dict)
+    cleaning: bool = False
 
     @classmethod
     def load(cls, source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Stack:
@@ -102,8 +103,23 @@ class Stack:
 
     @property
     def cleans_only(self) -> bool:
-        """Whether the stack ends after cleaning: no model section and nothing but cleaning steps."""
-        return bool(self.steps) and "model" not in self.raw and all(_only_cleans(p.step) for p in self.steps)
+        """Whether the run ends after cleaning: a stack of cleaning steps alone, or the `only_cleaning` part of one."""
+        return self.cleaning or self._nothing_else
+
+    @property
+    def sets_aside(self) -> bool:
+        """Whether a tenth of train becomes validation where none is given."""
+        return not self._nothing_else
+
+    @property
+    def _nothing_else(self) -> bool:
+        told = {"model", "prompt", "tune", "train"} & self.raw.keys()
+        return bool(self.steps) and not told and all(p.section == "clean" or _only_cleans(p.step) for p in self.steps)
+
+    def only_cleaning(self) -> Stack:
+        """The same stack up to its model: the same rows, split and cleaned in the same way."""
+        steps = [p for p in self.steps if p.section == "clean" or _only_cleans(p.step)]
+        return replace(self, steps=steps, cleaning=True)
 
     def check(self) -> None:
         """Refuse what cannot be run, one sentence per problem, naming both sides and their lines."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from upright.errors import ConfigError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset, Features
 
 MEDIA = ("image", "audio")
@@ -80,6 +81,25 @@ def identity(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, **{name: _digest(row[name]) for name in MEDIA if name in row}}
 
 
+def arrow_type() -> pa.DataType:
+    """The Arrow type of a media column, which is that of `datasets.Image` and `datasets.Audio`."""
+    import pyarrow as pa
+
+    return pa.struct({"bytes": pa.binary(), "path": pa.string()})
+
+
+def typed(table: pa.Table) -> pa.Table:
+    """The table, its media columns marked as `datasets.Image` and `datasets.Audio` columns that decode nothing."""
+    if not set(MEDIA) & set(table.column_names):
+        return table
+    from datasets import Audio, Features, Image
+
+    kinds = {"image": Image(decode=False), "audio": Audio(decode=False)}
+    others = Features.from_arrow_schema(table.schema)
+    features = Features({name: kinds.get(name, others[name]) for name in table.column_names})
+    return table.cast(features.arrow_schema)
+
+
 def dataset(rows: Sequence[dict[str, Any]], features: Features | None = None) -> Dataset:
     """``Dataset.from_list``, with media as `datasets.Image` and `datasets.Audio` columns that decode nothing.
 
@@ -92,8 +112,13 @@ def dataset(rows: Sequence[dict[str, Any]], features: Features | None = None) ->
     if not media:
         return Dataset.from_list(list(rows), features=features)
     if features is None:
-        others = Dataset.from_list([{name: row[name] for name in row if name not in media} for row in rows]).features
-        features = _features(rows[0], others)
+        others = Dataset.from_list([{name: row[name] for name in row if name not in media} for row in rows])
+        types = {**dict.fromkeys(MEDIA, arrow_type()), **{field.name: field.type for field in others.data.schema}}
+        parts = [
+            pa.Table.from_pylist(part, schema=pa.schema([(name, types[name]) for name in rows[0]]))
+            for part in _parts(rows)
+        ]
+        return Dataset(typed(pa.concat_tables(parts)))
     return Dataset(pa.concat_tables(pa.Table.from_pylist(part, schema=features.arrow_schema) for part in _parts(rows)))
 
 
@@ -105,13 +130,6 @@ def undecoded(rows: Dataset) -> Dataset:
         if isinstance(feature, Image | Audio):
             rows = rows.cast_column(name, type(feature)(decode=False))
     return rows
-
-
-def _features(row: dict[str, Any], others: Features) -> Features:
-    from datasets import Audio, Features, Image
-
-    kinds = {"image": Image(decode=False), "audio": Audio(decode=False)}
-    return Features({name: kinds[name] if name in kinds else others[name] for name in row})
 
 
 def _parts(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

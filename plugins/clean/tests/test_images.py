@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from conftest import write_rows
 from upright import Stack
 from upright.engine import media
-from upright.engine.cleaning import read_ledger
 from upright.engine.execute import execute
 from upright.errors import ConfigError
+from upright.evidence.ledger import read_ledger
 from upright_clean import perceptual
 from upright_clean.image_dup import ImageDup
 from upright_clean.image_normalise import ImageNormalise

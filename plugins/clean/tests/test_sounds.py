@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from conftest import write_rows
 from upright import Stack
 from upright.engine import media
-from upright.engine.cleaning import read_ledger
 from upright.engine.execute import execute
 from upright.errors import ConfigError, PluginError
+from upright.evidence.ledger import read_ledger
 from upright_clean import audio_normalise, loudness
 from upright_clean.audio_normalise import AudioNormalise
 from upright_clean.denoise import Denoise
