@@ -9,7 +9,7 @@ from typing import Any
 import pandas
 import pyarrow as pa
 import pytest
-from datasets import Audio, Dataset, Features, Image, Value
+from datasets import Audio, Dataset, Features, Image
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -134,17 +134,3 @@ def test_identity_follows_from_the_content_alone(files: list[tuple[bytes, str]],
     assert len(set(firsts.values())) == len({content for content, _ in files})
     shuffled = chance.sample(rows, len(rows))
     assert sorted(row_ids("train", shuffled)) == sorted(row_ids("train", rows))
-
-
-@given(st.lists(st.binary(max_size=20), min_size=1, max_size=12), st.integers(1, 40))
-def test_columns_are_the_same_in_one_part_or_many(contents: list[bytes], part: int) -> None:
-    rows = [{"audio": {"bytes": content, "path": None}, "row_id": str(n)} for n, content in enumerate(contents)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(media, "PART_BYTES", part)
-        found = media.dataset(rows)
-    assert found.to_list() == rows
-    assert found.features == Features({"audio": Audio(decode=False), "row_id": Value("string")})
-    assert all(
-        sum(map(len, chunk.field("bytes").to_pylist())) <= part or len(chunk) == 1
-        for chunk in found.data["audio"].chunks
-    )

@@ -7,7 +7,6 @@ Nothing here decodes; a file that is no image is a cleaner's finding, not an err
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from upright.errors import ConfigError
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from datasets import Dataset, Features
+    from datasets import Dataset
 
 MEDIA = ("image", "audio")
 """Our columns that hold a file."""
@@ -25,8 +24,6 @@ SUFFIXES = frozenset(
 """File names that a folder without a table of rows is listed by."""
 MAX_BYTES = 2**28
 """A larger file is refused with its row."""
-PART_BYTES = 2**30
-"""Bytes of media in one Arrow chunk, whose offsets are 32 bits wide."""
 
 
 def content(value: Any, kind: str, column: str, folder: Path, where: str) -> dict[str, Any] | None:
@@ -89,7 +86,10 @@ def arrow_type() -> pa.DataType:
 
 
 def typed(table: pa.Table) -> pa.Table:
-    """The table, its media columns marked as `datasets.Image` and `datasets.Audio` columns that decode nothing."""
+    """The table, its media columns marked as `datasets.Image` and `datasets.Audio` columns that decode nothing.
+
+    Goes by Arrow, since `datasets` wants torchcodec for every value that it puts into an Audio column, decoded or not.
+    """
     if not set(MEDIA) & set(table.column_names):
         return table
     from datasets import Audio, Features, Image
@@ -100,28 +100,6 @@ def typed(table: pa.Table) -> pa.Table:
     return table.cast(features.arrow_schema)
 
 
-def dataset(rows: Sequence[dict[str, Any]], features: Features | None = None) -> Dataset:
-    """``Dataset.from_list``, with media as `datasets.Image` and `datasets.Audio` columns that decode nothing.
-
-    Goes by Arrow, since `datasets` wants torchcodec for every value of an Audio column, decoded or not.
-    """
-    import pyarrow as pa
-    from datasets import Dataset
-
-    media = [name for name in MEDIA if name in rows[0]]
-    if not media:
-        return Dataset.from_list(list(rows), features=features)
-    if features is None:
-        others = Dataset.from_list([{name: row[name] for name in row if name not in media} for row in rows])
-        types = {**dict.fromkeys(MEDIA, arrow_type()), **{field.name: field.type for field in others.data.schema}}
-        parts = [
-            pa.Table.from_pylist(part, schema=pa.schema([(name, types[name]) for name in rows[0]]))
-            for part in _parts(rows)
-        ]
-        return Dataset(typed(pa.concat_tables(parts)))
-    return Dataset(pa.concat_tables(pa.Table.from_pylist(part, schema=features.arrow_schema) for part in _parts(rows)))
-
-
 def undecoded(rows: Dataset) -> Dataset:
     """A data set of the hub whose media columns give their bytes."""
     from datasets import Audio, Image
@@ -130,20 +108,6 @@ def undecoded(rows: Dataset) -> Dataset:
         if isinstance(feature, Image | Audio):
             rows = rows.cast_column(name, type(feature)(decode=False))
     return rows
-
-
-def _parts(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """The rows in order, in parts of at most `PART_BYTES` of media (one row at least)."""
-    part: list[dict[str, Any]] = []
-    size = 0
-    for row in rows:
-        more = sum(len(row[name]["bytes"]) for name in MEDIA if row.get(name))
-        if part and size + more > PART_BYTES:
-            yield part
-            part, size = [], 0
-        part.append(row)
-        size += more
-    yield part
 
 
 def _read(path: Path, given: str, kind: str, where: str) -> bytes:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas
+import pyarrow as pa
 import pytest
 from datasets import Audio, Dataset
 from hypothesis import given, settings
@@ -30,6 +31,10 @@ soundfile = pytest.importorskip("soundfile")
 pytest.importorskip("pyloudnorm")
 
 
+def dataset(rows: list[dict[str, Any]]) -> Dataset:
+    return Dataset(media.typed(pa.Table.from_pylist(rows)))
+
+
 def encoded(samples: np.ndarray, rate: int, **options: Any) -> bytes:
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, rate, **{"format": "WAV", "subtype": "PCM_16", **options})
@@ -42,9 +47,7 @@ def heard(content: bytes) -> tuple[np.ndarray, int]:
 
 
 def decided(step: Any, contents: list[bytes]) -> list[dict[str, Any]]:
-    rows = media.dataset(
-        [{"row_id": str(n), "audio": {"bytes": c, "path": f"{n}.flac"}} for n, c in enumerate(contents)]
-    )
+    rows = dataset([{"row_id": str(n), "audio": {"bytes": c, "path": f"{n}.flac"}} for n, c in enumerate(contents)])
     stack = Stack.load({"data": {"train": "x", "columns": {"audio": "a"}}, "clean": "audio-normalise"})
     return step.clean(rows=rows, run=type("R", (), {"stack": stack})()).rows
 
