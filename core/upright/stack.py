@@ -253,13 +253,20 @@ class Stack:
                     f"`{ours}` is read from ({self.where('data', 'columns', ours)}); a sensitive column is for "
                     "auditing and never a model input or label: remove one of the two"
                 )
+        for ours in sorted(MEDIA_COLUMNS & data.columns.keys()):
+            if not self.cleans_only:
+                problems.append(
+                    f"{self.where('data', 'columns', ours)}  data.columns: `{ours}` is a column for cleaning, which no task "
+                    "reads; keep nothing but cleaning steps, or remove the column"
+                )
         needs_train = self.trains or self.cleans_only
         if not (data.train or data.validation or data.test) or (needs_train and not data.train):
             problems.append(f"{self.where('data')}  data.train: no file is named; say where the rows are")
         return problems
 
 
-INPUT_COLUMNS = frozenset({"text", "text_pair", "label", "labels", "tokens", "prompt", "completion"})
+MEDIA_COLUMNS = frozenset({"image", "audio"})
+INPUT_COLUMNS = MEDIA_COLUMNS | frozenset({"text", "text_pair", "label", "labels", "tokens", "prompt", "completion"})
 
 
 def answers(step: object, hook: str) -> bool:

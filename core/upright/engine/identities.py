@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from upright.engine.media import identity
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -25,9 +27,9 @@ class Identities:
 
     def of(self, rows: list[dict[str, Any]]) -> list[str]:
         """The ids of the next rows."""
-        words = [json.dumps(row, sort_keys=True, ensure_ascii=False, default=str) for row in rows]
+        words = [json.dumps(identity(row), sort_keys=True, ensure_ascii=False, default=str) for row in rows]
         ids = [self._id(canonical, 0) for canonical in words]
-        first = np.array([int(identity, 16) for identity in ids], dtype=np.uint64)
+        first = np.array([int(digits, 16) for digits in ids], dtype=np.uint64)
         known = np.zeros(len(rows), dtype=bool)
         for run in self._runs:
             places = np.minimum(np.searchsorted(run, first), len(run) - 1)
