@@ -73,7 +73,7 @@ def clean(
             run = execute(stack, resume=resume.resolve() if resume else None, listen=progress)
         _told(run, as_json)
         return
-    with tempfile.TemporaryDirectory(prefix="upright-clean-") as folder, Progress() as progress:
+    with tempfile.TemporaryDirectory(prefix="upright-") as folder, Progress() as progress:
         run = execute(_elsewhere(stack, folder), listen=progress)
         _told(run, as_json, _examples(run, examples), there=False)
 
