@@ -131,10 +131,10 @@ def _verdict(
     over = {name: metric for name, metric in judged.items() if (metric.low or 0) > cap}
     if over:
         worst = max(over, key=lambda name: over[name].low or 0)
-        also = f" and {len(over) - 1} more" if len(over) > 1 else ""
+        also = f", and {len(over) - 1} more" if len(over) > 1 else ""
         sentence = (
-            f"{gate}: rows of {_told(worst, over[worst])}{also} were to be dropped more often than others by more than "
-            f"{cap:g}; {reviewed} drops were turned to flags for review"
+            f"{gate}: {_told(worst, over[worst])}{also}: over {cap:g}; {reviewed} drops of this cleaner were turned to "
+            "flags for review"
         )
         return Verdict(gate, "violated", sentence, on_fail)
     open_ = {name: metric for name, metric in judged.items() if metric.high is None or metric.high > cap}
@@ -149,7 +149,7 @@ def _verdict(
 
 
 def _told(name: str, metric: Metric) -> str:
-    return f"{name!r} {metric.value:.2f} {_interval(metric.low or 0.0, metric.high)}"
+    return f"{name} at {metric.value:.2f} {_interval(metric.low or 0.0, metric.high)} times the others' rate"
 
 
 def _interval(low: float, high: float | None) -> str:
