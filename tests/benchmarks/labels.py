@@ -6,7 +6,7 @@ ten of every class). Precision and recall are of the changed labels; banking77's
 share of clean rows of cut classes that is removed over that of the other classes, with its 95 % score interval; the last line
 takes the rows of all seeds together. cleanlab is given what its guides take: scikit-learn's logistic regression with its defaults
 (C = 1), cross-validated on the same embeddings; and, beside it, with our C. All share one process and the same rows. Settings were
-chosen on seeds 100 to 104.
+chosen on seeds 100 and 101 of this and of the second table's data.
 
 The second table has the same labels changed in other data, nothing cut. The third is of rows of wikitext2 planted into banking77.
 
@@ -40,7 +40,7 @@ ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("UPRIGHT_DATA", ROOT.parent / "shared" / "data"))
 CUT, SHARE, NOISE = 20, 0.12, 0.10
 PRECISION, RECALL, CAP = 0.80, 0.93, 1.25
-OTHERS = {"financial_phrasebank": 3, "davidson_dialect": 3, "hatexplain": 3}
+OTHERS = ("financial_phrasebank", "davidson_dialect", "hatexplain")
 
 
 class Cleanlab(Step):
@@ -63,6 +63,19 @@ class Cleanlab(Step):
         decisions = Decisions()
         ids = rows["row_id"][:]
         decisions.extend([ids[n] for n in found], "drop", "label-issue", score=score[found].tolist(), threshold=1.0)
+        return decisions
+
+
+class Oracle(Step):
+    """An outside cleaner that drops the changed labels and nothing else: the least that any cleaner can do to a class."""
+
+    scope: ClassVar[Scope] = Scope(splits=frozenset({"train"}))
+    wrong: frozenset[str]
+
+    @hook
+    def clean(self, rows: Dataset) -> Decisions:
+        decisions = Decisions()
+        decisions.extend(sorted(self.wrong), "drop", "label-issue")
         return decisions
 
 
@@ -176,7 +189,8 @@ def first_table(seeds: list[int], table: dict[str, np.ndarray], source: list[dic
                     fine &= bool(
                         counts[0] >= PRECISION * counts[1] and counts[0] >= RECALL * counts[2] and low < CAP
                     )
-            gate(steps, rows, table, kind, seed)
+            wrong = {row for row, bad in zip(rows["row_id"][:], given != labels[place], strict=True) if bad}
+            gate({**steps, "oracle": Oracle(wrong=frozenset(wrong))}, rows, table, kind, seed)
         for name, counts in totals.items():
             print(f"{kind:8s} all       {name:13s} {told(counts)}  {seconds[name] / len(seeds):.1f} CPU s a seed")
     return fine
@@ -195,11 +209,15 @@ def measured(
 def gate(steps: dict[str, Step], rows: Dataset, table: dict[str, np.ndarray], kind: str, seed: int) -> None:
     """What `parity` says of each."""
     with tempfile.TemporaryDirectory() as folder:
-        asked = {"label-issues": LabelIssues(), "label-issues-drop": steps["label-issues"], "cleanlab": steps["cleanlab"]}
+        asked = {"label-issues": LabelIssues(), "label-issues-drop": steps["label-issues"]}
+        asked |= {name: steps[name] for name in ("cleanlab", "oracle")}
         run = new_run(Path(folder), {**asked, "parity": Parity()}, table)
         for step in asked.values():
             run.calls.clean(step, rows, "train", run)
-        for verdict in run.calls.judge(run.calls.account(run.step_folder, run), run):
+        metrics = run.calls.account(run.step_folder, run)
+        flags = metrics["run/clean/parity/drops_wanted/label-issues/train"]
+        print(f"{kind:8s} seed {seed:3d}  parity: label-issues, as it stands, wanted to drop {flags.value:.0f} rows")
+        for verdict in run.calls.judge(metrics, run):
             print(f"{kind:8s} seed {seed:3d}  parity: {verdict.judgement:22s} {verdict.sentence}")
 
 
@@ -229,6 +247,7 @@ def third_table(seeds: list[int], table: dict[str, np.ndarray], source: list[dic
     path = next((DATA / "wikitext2_valid").glob("*.txt"))
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if 40 < len(line.strip()) < 400]
     totals: dict[str, np.ndarray] = {}
+    seconds: dict[str, float] = {}
     for seed in seeds:
         chance = np.random.default_rng(seed)
         strange = [lines[n] for n in chance.choice(len(lines), 100, replace=False)]
@@ -241,9 +260,9 @@ def third_table(seeds: list[int], table: dict[str, np.ndarray], source: list[dic
         steps: dict[str, Step] = {"outliers": Outliers(), "by_class": Outliers(by_class=True)}
         for step, counts, taken in measured(steps, rows, full, wrong, np.zeros(len(texts), dtype=bool)):
             totals[step] = totals.get(step, 0) + counts
-            last = taken
+            seconds[step] = taken
     for step, counts in totals.items():
-        print(f"{step:10s} {told(counts)}; the last took {last:.1f} CPU s")
+        print(f"{step:10s} {told(counts)}; {seconds[step]:.1f} CPU s, embeddings left out")
 
 
 def main() -> int:

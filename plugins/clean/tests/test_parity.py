@@ -105,7 +105,7 @@ def test_mutant_intervals_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert covered(katz, 7).min() < 0.92
 
 
-def any_off(level_of: Callable[[int], float] | None = None) -> float:
+def any_off() -> float:
     """How often one of 40 groups seems to differ, where none does."""
     chance = np.random.default_rng(3)
     rows = chance.integers(40, 200, 40)
@@ -114,15 +114,15 @@ def any_off(level_of: Callable[[int], float] | None = None) -> float:
         np.mean(
             [
                 any(one.low > 1 or one.high < 1 for one in removals.compared(names, rows, chance.binomial(rows, 0.1), 30))
-                for _ in range(400)
+                for _ in range(200)
             ]
         )
     )
 
 
 def test_intervals_of_all_groups_hold_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    # 95 % together: 5 % of 400 is 20, with a standard deviation of 4.4
-    assert any_off() < 0.09
+    # 95 % together: 5 % of 200 is 10, with a standard deviation of 3
+    assert any_off() < 0.1
     plain = risk_ratio.risk_ratio
     monkeypatch.setattr(risk_ratio, "risk_ratio", lambda x1, n1, x2, n2, level: plain(x1, n1, x2, n2, 0.95))
     assert any_off() > 0.5, "mutant: forty intervals of 95 % each"
@@ -143,7 +143,7 @@ def test_where_nothing_is_removed_nothing_is_said() -> None:
 
 
 def oracle_low(x1: int, n1: int, x2: int, n2: int, tests: int) -> float:
-    """The lower end by stepping down from the point in steps of one in a thousand."""
+    """The lower end by stepping down from the point in steps of 2 %, so up to 2 % too low."""
     from scipy.stats import chi2
 
     critical = float(chi2.isf(0.05 / tests, 1))
@@ -151,7 +151,7 @@ def oracle_low(x1: int, n1: int, x2: int, n2: int, tests: int) -> float:
         return 0.0
     ratio = (x1 / n1) / (x2 / n2) if x2 else 1e6
     while ratio > 1e-3 and (ratio * x2 / n2 > 1 or pearson(ratio, x1, n1, x2, n2) <= critical):
-        ratio /= 1.001
+        ratio /= 1.02
     return ratio
 
 
@@ -186,13 +186,13 @@ def check_review(columns: Columns, strength: np.ndarray, spared: np.ndarray) -> 
                 int(rows.sum() - rows[n]),
                 1 if len(names) == 2 else len(judged) + 1,  # the small groups together may be one more
             )
-            assert low <= 1.25 * 1.002
+            assert low <= 1.25 * 1.01
     for one in np.flatnonzero(spared):
         alike = np.all([codes == codes[one] for _, _, codes in columns], axis=0)
         assert not np.any(strength[alike & ~spared] < strength[one])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(drops())
 def test_after_review_no_group_is_over_the_cap_and_the_weakest_went(given_: tuple[Columns, np.ndarray]) -> None:
     columns, strength = given_

@@ -23,7 +23,8 @@ class LabelIssues(Step):
 
     How likely a class is follows from a logistic regression on sentence embeddings of the base that has not seen the row
     (cross-validation), divided by the share of the class, and from the row's nearest neighbours in each class. The score in
-    the ledger is the logarithm of the odds; the evidence is the nearest row of the likelier class. Rows of classes with
+    the ledger is the logarithm of the odds, the threshold that of `odds` times the number of other classes; the evidence is
+    the nearest row of the likelier class. Rows of classes with
     fewer rows than folds are neither judged nor compared with. Memory grows with rows times classes.
     """
 
@@ -34,7 +35,7 @@ class LabelIssues(Step):
         "flag", description="What becomes of such a row; relabel gives it the likelier class."
     )
     odds: float = Field(
-        50, gt=1, description="How many times likelier than the given class another one must be."
+        2, gt=0, description="How many times likelier another class must be, for each class that there is to mistake it for."
     )
     folds: int = Field(5, ge=2, description="Parts of the cross-validation.")
     inverse_regularization: float = Field(
@@ -63,7 +64,9 @@ class LabelIssues(Step):
         log_odds, likelier = label_odds.log_odds(
             features, labels, self.folds, self.inverse_regularization, self.neighbours, run.seed
         )
-        found = np.flatnonzero(log_odds > math.log(self.odds))
+        # A wrong label falls on each of the other classes with 1 / (K - 1) of its chance, so odds are larger where K is.
+        threshold = math.log(self.odds * (len(classes) - 1))
+        found = np.flatnonzero(log_odds > threshold)
         ids = rows.select_columns(["row_id"]).select(place)["row_id"][:]
         evidence = label_odds.nearest(features, labels, found, likelier[found])
         for row, shown in zip(found.tolist(), evidence.tolist(), strict=True):
@@ -72,7 +75,7 @@ class LabelIssues(Step):
                 self.action,
                 "label-issue",
                 score=float(log_odds[row]),
-                threshold=math.log(self.odds),
+                threshold=threshold,
                 evidence=ids[shown],
                 values={"label": classes[likelier[row]]} if self.action == "relabel" else None,
             )
