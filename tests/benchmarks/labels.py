@@ -155,7 +155,9 @@ def told(counts: np.ndarray) -> str:
     line = f"precision {right / max(found, 1):.3f}  recall {right / wrong:.3f}"
     if n1:
         value, low, high = (float(part[0]) for part in risk_ratio(*(np.array([n]) for n in (x1, n1, x2, n2))))
-        line += f"  clean rows removed: cut {x1 / n1:.3f}, others {x2 / n2:.4f}, ratio {value:.2f} [{low:.2f}, {high:.2f}]"
+        line += (
+            f"  clean rows removed: cut {x1 / n1:.3f}, others {x2 / n2:.4f}, ratio {value:.2f} [{low:.2f}, {high:.2f}]"
+        )
     return line
 
 
@@ -186,9 +188,7 @@ def first_table(seeds: list[int], table: dict[str, np.ndarray], source: list[dic
                 print(f"{kind:8s} seed {seed:3d}  {name:13s} {told(counts)}")
                 if name == "label-issues":
                     low = risk_ratio(*(np.array([n]) for n in counts[3:]))[1][0]
-                    fine &= bool(
-                        counts[0] >= PRECISION * counts[1] and counts[0] >= RECALL * counts[2] and low < CAP
-                    )
+                    fine &= bool(counts[0] >= PRECISION * counts[1] and counts[0] >= RECALL * counts[2] and low < CAP)
             wrong = {row for row, bad in zip(rows["row_id"][:], given != labels[place], strict=True) if bad}
             gate({**steps, "oracle": Oracle(wrong=frozenset(wrong))}, rows, table, kind, seed)
         for name, counts in totals.items():
@@ -267,14 +267,16 @@ def third_table(seeds: list[int], table: dict[str, np.ndarray], source: list[dic
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12, 13, 14])
     seeds = parser.parse_args().seeds
     source = read("banking77")
     table = embeddings([row["text"] for row in source])
     fine = first_table(seeds, table, source)
     second_table(seeds)
     third_table(seeds, table, source)
-    print(f"asked for, each seed: precision >= {PRECISION}, recall >= {RECALL}, the ratio's interval reaches below {CAP}: {fine}")
+    print(
+        f"asked for, each seed: precision >= {PRECISION}, recall >= {RECALL}, the ratio's interval reaches below {CAP}: {fine}"
+    )
     return 0 if fine else 1
 
 

@@ -78,7 +78,15 @@ def removed_ratio(seeds: range) -> tuple[float, float, float]:
         rows, run, wrong, rare = noisy_clusters(seed)
         chosen = set(LabelIssues().clean(rows, run).columns["row_id"])
         found = np.array([row in chosen for row in rows["row_id"][:]])
-        masks = [found & ~wrong & rare, ~wrong & rare, found & ~wrong & ~rare, ~wrong & ~rare, found & wrong, found, wrong]
+        masks = [
+            found & ~wrong & rare,
+            ~wrong & rare,
+            found & ~wrong & ~rare,
+            ~wrong & ~rare,
+            found & wrong,
+            found,
+            wrong,
+        ]
         counts += [mask.sum() for mask in masks]
     return counts[0] / counts[1] / (counts[2] / counts[3]), counts[4] / counts[5], counts[4] / counts[6]
 
@@ -131,7 +139,7 @@ def test_the_order_of_rows_decides_nothing_and_rare_classes_are_left_alone() -> 
     assert first == again
     assert first
     assert not {"zzzzz", "zzzzy"} & {entry["row_id"] for entry in first}
-    threshold = math.log(2 * 9)
+    threshold = math.log(9)
     assert all(entry["score"] > threshold == entry["threshold"] for entry in first)
 
 
@@ -202,7 +210,10 @@ def test_real_embeddings_find_planted_errors_in_a_stack_that_only_cleans(tmp_pat
     }
     ways = ["{}", "hello, {}", "{} today", "I heard that {}", "{} again", "well, {}", "{}, they say", "so {}"]
     rows = [
-        {"text": way.format(text), "label": label} for label, texts in subjects.items() for text in texts for way in ways
+        {"text": way.format(text), "label": label}
+        for label, texts in subjects.items()
+        for text in texts
+        for way in ways
     ]
     rows[5]["label"], rows[30]["label"] = "weather", "card"
     rows.append({"text": "def main(): return [x ** 2 for x in range(10)]", "label": "card"})

@@ -38,7 +38,9 @@ def pearson(ratio: float, x1: int, n1: int, x2: int, n2: int) -> float:
         cells = ((x1, p1), (n1 - x1, 1 - p1), (x2, p2), (n2 - x2, 1 - p2))
         return -sum(count * np.log(max(p, 1e-300)) for count, p in cells if count)
 
-    best = minimize_scalar(deviance, bounds=(1e-12, min(1, 1 / ratio) - 1e-12), method="bounded", options={"xatol": 1e-13})
+    best = minimize_scalar(
+        deviance, bounds=(1e-12, min(1, 1 / ratio) - 1e-12), method="bounded", options={"xatol": 1e-13}
+    )
     p2 = float(best.x)
     expected = ((x1, n1 * ratio * p2), (n1 - x1, n1 * (1 - ratio * p2)), (x2, n2 * p2), (n2 - x2, n2 * (1 - p2)))
     return float(sum((count - mean) ** 2 / mean for count, mean in expected))
@@ -113,7 +115,10 @@ def any_off() -> float:
     return float(
         np.mean(
             [
-                any(one.low > 1 or one.high < 1 for one in removals.compared(names, rows, chance.binomial(rows, 0.1), 30))
+                any(
+                    one.low > 1 or one.high < 1
+                    for one in removals.compared(names, rows, chance.binomial(rows, 0.1), 30)
+                )
                 for _ in range(200)
             ]
         )
@@ -162,11 +167,17 @@ Columns = list[tuple[list[str], np.ndarray, np.ndarray]]
 def drops(draw: Any) -> tuple[Columns, np.ndarray]:
     """Two columns of 2 to 4 groups over 400 rows, with drops of different rates, and each drop's strength."""
     chance = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    codes = [chance.choice(k, 400, p=chance.dirichlet(np.full(k, 2.0))) for k in draw(st.tuples(*[st.integers(2, 4)] * 2))]
+    codes = [
+        chance.choice(k, 400, p=chance.dirichlet(np.full(k, 2.0))) for k in draw(st.tuples(*[st.integers(2, 4)] * 2))
+    ]
     rate = chance.uniform(0.02, 0.5, 4)[codes[0]] * chance.uniform(0.3, 1, 4)[codes[1]]
     dropped = chance.random(400) < rate
     columns = [
-        ([str(n) for n in range(code.max() + 1)], np.bincount(code), np.where(chance.random(400) < 0.05, -1, code)[dropped])
+        (
+            [str(n) for n in range(code.max() + 1)],
+            np.bincount(code),
+            np.where(chance.random(400) < 0.05, -1, code)[dropped],
+        )
         for code in codes
     ]
     return columns, chance.permutation(int(dropped.sum())).astype(np.float64)
@@ -264,7 +275,9 @@ def like_cleanlab(seed: int = 0, rare: float = 0.346, common: float = 0.037) -> 
 def cleaned(folder: Path, rows: list[dict[str, Any]], steps: list[Any], *outside: Step, **data: Any) -> Any:
     folder.mkdir(exist_ok=True)
     files = {"train": write_rows(folder / "train.jsonl", rows), "test": write_rows(folder / "test.jsonl", rows[::2])}
-    stack = Stack.load({"data": {**files, "sensitive": ["sex"], **data}, "clean": steps, "output": str(folder / "runs")})
+    stack = Stack.load(
+        {"data": {**files, "sensitive": ["sex"], **data}, "clean": steps, "output": str(folder / "runs")}
+    )
     assert stack.cleans_only
     return execute(with_steps(stack, *[("clean", f"outside-{n}", step) for n, step in enumerate(outside)]))
 
@@ -284,7 +297,11 @@ def test_the_gate_fires_on_a_cleaner_that_eats_small_classes(tmp_path: Path) -> 
     assert all(entry["score"] is not None for entry in reviewed)
     home = "run/clean/parity"
     assert run.metrics[f"{home}/drops_wanted/outside-0/train"].value == len(wanted)
-    assert run.metrics[f"{home}/drops_done/outside-0/train"].value == len(wanted) - len(reviewed) == 610 - len(run.data["train"])
+    assert (
+        run.metrics[f"{home}/drops_done/outside-0/train"].value
+        == len(wanted) - len(reviewed)
+        == 610 - len(run.data["train"])
+    )
     told = run.metrics[f"{home}/removal_ratio_wanted/outside-0/train/label/{removals.SMALL}"]
     assert told.source == "ledger"
     assert told.low is not None

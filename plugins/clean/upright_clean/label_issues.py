@@ -35,7 +35,9 @@ class LabelIssues(Step):
         "flag", description="What becomes of such a row; relabel gives it the likelier class."
     )
     odds: float = Field(
-        2, gt=0, description="How many times likelier another class must be, for each class that there is to mistake it for."
+        1,
+        gt=0,
+        description="How many times likelier another class must be, for each class that there is to mistake it for.",
     )
     folds: int = Field(5, ge=2, description="Parts of the cross-validation.")
     inverse_regularization: float = Field(

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 
-NEIGHBOUR_WEIGHT = 10.0
+NEIGHBOUR_WEIGHT = 5.0
 """Log odds for a difference of 1 in cosine similarity to the two classes."""
 REFERENCES = 2000
 """Rows of a class that are looked at for neighbours, so that time grows with rows times classes."""

@@ -38,7 +38,9 @@ def verdicts(
     found: dict[str, Metric], max_ratio: float, min_rows: int, on_fail: Literal["block", "warn"]
 ) -> list[Verdict]:
     """One for each cleaner, split and column; one in all where nothing was to be dropped."""
-    dropping = [key.partition("/")[2] for key, metric in found.items() if key.startswith("drops_wanted/") and metric.value]
+    dropping = [
+        key.partition("/")[2] for key, metric in found.items() if key.startswith("drops_wanted/") and metric.value
+    ]
     if not dropping:
         return [Verdict("removal parity", "met", "removal parity: no cleaner wanted to drop a row", on_fail)]
     result = []
