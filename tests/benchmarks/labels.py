@@ -5,10 +5,11 @@ banking77's train rows with 20 of the 77 classes cut to 12 % and a tenth of all 
 ten of every class). Precision and recall are of the changed labels; banking77's own errors count as false. The ratio is the
 share of clean rows of cut classes that is removed over that of the other classes, with its 95 % score interval; the last line
 takes the rows of all seeds together. cleanlab is given what its guides take: scikit-learn's logistic regression with its defaults
-(C = 1), cross-validated on the same embeddings; and, beside it, with our C. All share one process and the same rows. Settings were
-chosen on seeds 100 and 101 of this and of the second table's data.
+(C = 1), cross-validated on the same embeddings; and, beside it, with our C. All share one process and the same rows. Settings
+were chosen on seeds 100 and 101 of this and of the second table's data.
 
-The second table has the same labels changed in other data, nothing cut. The third is of rows of wikitext2 planted into banking77.
+The second table has the same labels changed in other data, nothing cut. The third is of rows of wikitext2 planted into
+banking77.
 
     make bench-labels
 """
@@ -267,7 +268,7 @@ def third_table(seeds: list[int], table: dict[str, np.ndarray], source: list[dic
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12, 13, 14])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[20, 21, 22, 23, 24])
     seeds = parser.parse_args().seeds
     source = read("banking77")
     table = embeddings([row["text"] for row in source])

@@ -139,7 +139,7 @@ def test_the_order_of_rows_decides_nothing_and_rare_classes_are_left_alone() -> 
     assert first == again
     assert first
     assert not {"zzzzz", "zzzzy"} & {entry["row_id"] for entry in first}
-    threshold = math.log(9)
+    threshold = math.log(4 * 3)
     assert all(entry["score"] > threshold == entry["threshold"] for entry in first)
 
 
