@@ -23,9 +23,9 @@ class LabelIssues(Step):
 
     How likely a class is follows from a logistic regression on sentence embeddings of the base that has not seen the row
     (cross-validation), divided by the share of the class, and from the row's nearest neighbours in each class. The score in
-    the ledger is the logarithm of the odds, the threshold that of `odds` times the root of the number of other classes; the evidence is
-    the nearest row of the likelier class. Rows of classes with
-    fewer rows than folds are neither judged nor compared with. Memory grows with rows times classes.
+    the ledger is the logarithm of the odds, the threshold that of `odds` times the root of the number of other
+    classes; the evidence is the nearest row of the likelier class. Rows of classes with fewer rows than
+    folds are neither judged nor compared with. Memory grows with rows times classes.
     """
 
     scope: ClassVar[Scope] = Scope(splits=frozenset({"train"}))
@@ -35,9 +35,9 @@ class LabelIssues(Step):
         "flag", description="What becomes of such a row; relabel gives it the likelier class."
     )
     odds: float = Field(
-        1,
+        4,
         gt=0,
-        description="How many times likelier another class must be, for each class that there is to mistake it for.",
+        description="How many times likelier another class must be, times the root of the number of other classes.",
     )
     folds: int = Field(5, ge=2, description="Parts of the cross-validation.")
     inverse_regularization: float = Field(
