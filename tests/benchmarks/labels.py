@@ -3,10 +3,10 @@
 banking77's train rows with 20 of the 77 classes cut to 12 % and a tenth of all labels changed, drawn anew by each seed:
 `uniform` to any other class (so a cut class ends with four wrong rows in ten), `by share` to the class of another row (so one
 in ten of every class). Precision and recall are of the changed labels; banking77's own errors count as false. The ratio is the
-share of clean rows of cut classes that is removed over that of the other classes, with its 95 % score interval; the last line
-takes the rows of all seeds together. cleanlab is given what its guides take: scikit-learn's logistic regression with its defaults
-(C = 1), cross-validated on the same embeddings; and, beside it, with our C. All share one process and the same rows. Settings
-were chosen on seeds 100 and 101 of this and of the second table's data.
+share of clean rows of cut classes that is removed over that of the other classes, with its 95 % score interval; the last
+line takes the rows of all seeds together. cleanlab is given what its guides take: scikit-learn's logistic regression with
+its defaults (C = 1), cross-validated on the same embeddings; and, beside it, with our C. All share one process and the
+same rows. Settings were chosen on seeds 100 and 101 of this and of the second table's data.
 
 The second table has the same labels changed in other data, nothing cut. The third is of rows of wikitext2 planted into
 banking77.
