@@ -275,5 +275,9 @@ def answers(step: object, hook: str) -> bool:
     return mark is not None and not (mark.get("wrapper") or mark.get("hookwrapper"))
 
 
+OF_CLEANING = frozenset({"clean", "account", "judge", "report", "save", "seal", "unseal"})
+"""Hooks that a stack which only cleans reaches."""
+
+
 def _only_cleans(step: Step) -> bool:
-    return all(name in ("clean", "report", "save", "seal", "unseal") for name in hooks.HOOKS if answers(step, name))
+    return all(name in OF_CLEANING for name in hooks.HOOKS if answers(step, name))
