@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from conftest import write_rows
 from upright import Stack
-from upright.engine.cleaning import read_ledger
+from upright.evidence.ledger import read_ledger
 from upright.engine.execute import execute
 from upright.errors import ConfigError
 from upright_clean import label_odds
