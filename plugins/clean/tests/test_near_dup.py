@@ -186,7 +186,7 @@ def test_many_copies_cost_no_square_and_all_but_one_go() -> None:
 
 
 def test_torch_gives_the_same_keys() -> None:
-    values, offsets = shingles(pa.array(edited(200, 2) + ["one", "two words"], pa.large_string()), 3)
+    values, offsets = shingles(pa.array([*edited(200, 2), "one", "two words"], pa.large_string()), 3)
     given = (values, offsets[:-1], np.diff(offsets), 128, 6)
     assert (minhash_torch.band_keys(*given, torch.device("cpu")) == minhash.band_keys(*given)).all()
 
