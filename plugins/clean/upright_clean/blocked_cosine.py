@@ -47,7 +47,7 @@ def alike(embeddings: np.ndarray, labels: np.ndarray, threshold: float, device: 
 
     for begin in range(0, none, BLOCK):
         end = min(begin + BLOCK, none)
-        for kept in torch.flatnonzero(stays[:begin]).split(BLOCK) if begin else ():
+        for kept in stays[:begin].nonzero()[:, 0].split(BLOCK):
             look(begin, end, kept)
         # inside the block, a row at a time where it could matter
         block = torch.arange(begin, end, device=device)
@@ -58,7 +58,7 @@ def alike(embeddings: np.ndarray, labels: np.ndarray, threshold: float, device: 
             open_[row] = not (near[row] & open_).any()
         stays[begin:end] = torch.from_numpy(open_).to(device)
         look(begin, end, block[stays[begin:end]])
-    rows = torch.flatnonzero(first.amin(0) < none)
+    rows = (first.amin(0) < none).nonzero()[:, 0]
     which = (first[0, rows] == none).long()
     return Alike(
         rows.cpu().numpy(),
