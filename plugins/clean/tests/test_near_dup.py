@@ -164,6 +164,7 @@ def test_empty_and_one_word_texts() -> None:
     texts = ["", "  ", "!!", "…", "yes", "Yes.", "no", "yes no", None]
     assert decided(rows_of(texts)) == {"near-duplicate": [("0005", "0004", 1.0)]}
     assert decided(rows_of(["", "!"])) == {}
+    assert decided(Dataset.from_dict({"row_id": ["0", "1"], "image": [b"a", b"a"]})) == {}
 
 
 def test_words_and_pairs_of_texts_are_told_apart_by_column() -> None:

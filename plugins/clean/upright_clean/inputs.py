@@ -29,6 +29,8 @@ def joined(rows: Dataset, between: str) -> pa.Array:
 
     text = pa.large_string()
     columns = [_text(column(rows, name)) for name in COLUMNS if name in rows.column_names]
+    if not columns:  # images or sounds alone
+        return pa.array([""] * len(rows), text)
     return columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, pa.scalar(between, text))
 
 
