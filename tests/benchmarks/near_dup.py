@@ -18,7 +18,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -107,15 +106,12 @@ def truth(texts: list[str]) -> Iterator[tuple[int, int, float]]:
             yield int(one[n]), int(other[n]), float(alike[n])
 
 
-def pairs_of(texts: list[str], copies: bool = False) -> set[tuple[int, int]]:
-    """What ours verifies; with ``copies`` each text is searched for itself, also those that repeat another's shingles."""
+def pairs_of(texts: list[str]) -> set[tuple[int, int]]:
+    """What ours verifies."""
     values, offsets = shingles(joined(rows_of(texts), BETWEEN), NGRAM)
     place = np.flatnonzero(np.diff(offsets))
     lengths = np.diff(offsets)[place]
-    labels = (
-        np.arange(len(place)) if copies else np.zeros(len(place), np.int64)
-    )  # no two of a label: none stands for another
-    left, right, _ = near_pairs(values, offsets[place], lengths, labels, THRESHOLD, NUM_PERM)
+    left, right, _ = near_pairs(values, offsets[place], lengths, np.zeros(len(place), np.int64), THRESHOLD, NUM_PERM)
     return set(zip(place[left].tolist(), place[right].tolist(), strict=True))
 
 
@@ -225,7 +221,6 @@ def main() -> int:
         texts,
         {
             "upright": pairs_of,
-            "upright, copies too": partial(pairs_of, copies=True),
             "datasketch": with_datasketch,
             "rensa": with_rensa,
         },

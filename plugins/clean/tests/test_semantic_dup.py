@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from conftest import write_rows
 from upright import Stack
-from upright.engine.cleaning import read_ledger
 from upright.engine.execute import execute
+from upright.evidence.ledger import read_ledger
 from upright_clean import blocked_cosine
 from upright_clean.semantic_dup import SemanticDup
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from upright_clean.jaccard import jaccard
-from upright_clean.minhash import band_keys, band_rows, candidates, multipliers
+from upright_clean.minhash import WINDOW, band_keys, band_rows, candidates, multipliers
 
 if TYPE_CHECKING:
     import torch
@@ -24,9 +24,9 @@ def near_pairs(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs ``left < right`` (``int64[P]`` each) and their similarity, ``float64[P]``, at least ``threshold``.
 
-    Text d has the shingles ``values[starts[d] : starts[d] + lengths[d]]``, at least one. Of texts with the same set of
-    shingles and the same label the first stands for the others in pairs with later texts. On ``device``, in torch, if
-    it is given.
+    Text d has the shingles ``values[starts[d] : starts[d] + lengths[d]]``, at least one. Where more than `WINDOW` texts
+    have the same set of shingles and the same label, the first stands for them in pairs with later texts. On
+    ``device``, in torch, if it is given.
     """
     rows = band_rows(threshold, num_perm)
     if device is None:
@@ -61,10 +61,10 @@ def memory(words: int, rows: int, threshold: float, num_perm: int) -> int:
 
 
 def _first_copy(keys: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """For each text the first one with the same keys and label, ``int64[D]``; itself where there is none."""
+    """For each text the first one with the same keys and label, ``int64[D]``; itself where there are few such."""
     weights = multipliers(len(keys) + 1, 64)
     signature = labels * weights[-1]
     for key, weight in zip(keys, weights, strict=False):
         signature = signature + key * weight
-    _, first, which = np.unique(signature, return_index=True, return_inverse=True)
-    return first[which]
+    _, first, which, count = np.unique(signature, return_index=True, return_inverse=True, return_counts=True)
+    return np.where(count[which] > WINDOW, first[which], np.arange(len(signature)))
