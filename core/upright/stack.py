@@ -118,7 +118,7 @@ class Stack:
 
     def only_cleaning(self) -> Stack:
         """The same stack up to its model: the same rows, split and cleaned in the same way."""
-        steps = [p for p in self.steps if p.section == "clean" or answers(p.step, "seal")]
+        steps = [p for p in self.steps if p.section == "clean" or _only_cleans(p.step)]
         return replace(self, steps=steps, cleaning=True)
 
     def check(self) -> None:
@@ -253,13 +253,20 @@ class Stack:
                     f"`{ours}` is read from ({self.where('data', 'columns', ours)}); a sensitive column is for "
                     "auditing and never a model input or label: remove one of the two"
                 )
+        for ours in sorted(MEDIA_COLUMNS & data.columns.keys()):
+            if not self.cleans_only:
+                problems.append(
+                    f"{self.where('data', 'columns', ours)}  data.columns: `{ours}` is a column for cleaning, which no task "
+                    "reads; keep nothing but cleaning steps, or remove the column"
+                )
         needs_train = self.trains or self.cleans_only
         if not (data.train or data.validation or data.test) or (needs_train and not data.train):
             problems.append(f"{self.where('data')}  data.train: no file is named; say where the rows are")
         return problems
 
 
-INPUT_COLUMNS = frozenset({"text", "text_pair", "label", "labels", "tokens", "prompt", "completion"})
+MEDIA_COLUMNS = frozenset({"image", "audio"})
+INPUT_COLUMNS = MEDIA_COLUMNS | frozenset({"text", "text_pair", "label", "labels", "tokens", "prompt", "completion"})
 
 
 def answers(step: object, hook: str) -> bool:
@@ -268,5 +275,9 @@ def answers(step: object, hook: str) -> bool:
     return mark is not None and not (mark.get("wrapper") or mark.get("hookwrapper"))
 
 
+OF_CLEANING = frozenset({"clean", "account", "judge", "report", "save", "seal", "unseal"})
+"""Hooks that a stack which only cleans reaches."""
+
+
 def _only_cleans(step: Step) -> bool:
-    return all(name in ("clean", "report", "save", "seal", "unseal") for name in hooks.HOOKS if answers(step, name))
+    return all(name in OF_CLEANING for name in hooks.HOOKS if answers(step, name))

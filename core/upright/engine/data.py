@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from upright.engine import media
 from upright.engine.identities import Identities
 from upright.engine.readers import Record, read
 from upright.engine.store import gathered, scratch
@@ -71,10 +72,11 @@ def _tables(
     told = _told(run, split)
     records = read(source, run.stack.root, run.config.data.encoding, told, run.config.data.max_characters)
     identities = Identities(split)
+    folder = media.folder_of(source, run.stack.root)
     columns: dict[str, str] = {}
     while chunk := list(itertools.islice(records, CHUNK)):
         columns = columns or _columns(run, chunk[0], told)
-        rows = [_row(run, record, columns) for record in chunk]
+        rows = [_row(run, record, columns, folder) for record in chunk]
         _known_labels(run, split, rows, chunk, known)
         for column, values in groups.items():
             values.update(row[column] for row in rows if row[column] is not None)
@@ -86,8 +88,9 @@ def _table(rows: list[dict[str, Any]], ids: list[str], units: list[int]) -> pa.T
     import pyarrow as pa
 
     words = pa.list_(pa.string())
-    table = {name: pa.array([row[name] for row in rows], words if name in WORDS else pa.string()) for name in rows[0]}
-    return pa.table({**table, "row_id": pa.array(ids, pa.string()), "unit": pa.array(units, pa.int64())})
+    types = {**dict.fromkeys(WORDS, words), **dict.fromkeys(media.MEDIA, media.arrow_type())}
+    table = {name: pa.array([row[name] for row in rows], types.get(name, pa.string())) for name in rows[0]}
+    return media.typed(pa.table({**table, "row_id": pa.array(ids, pa.string()), "unit": pa.array(units, pa.int64())}))
 
 
 class Units:
@@ -138,10 +141,14 @@ def digests(run: Run) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for split, source in sources(run).items():
         path = run.stack.root / Path(source).expanduser()
-        files = [path] if path.is_file() else sorted(path.iterdir()) if path.is_dir() else []
+        files = [path] if path.is_file() else sorted(path.rglob("*")) if path.is_dir() else []
         found[split] = {
             "source": source if source.startswith("hf:") else path.name,
-            "sha256": {file.name: sha256(file) for file in files if file.is_file()},
+            "sha256": {
+                file.relative_to(path if path.is_dir() else path.parent).as_posix(): sha256(file)
+                for file in files
+                if file.is_file()
+            },
             "rows": len(run.data[split]),
         }
     return found
@@ -180,7 +187,9 @@ def required(run: Run) -> tuple[str, ...]:
     if task == "text-generation":
         prompted = "completion" in run.config.data.columns or "prompt" in run.config.data.columns
         return ("prompt", "completion") if prompted else ("text",)
-    return ("text", "label") if not run.stack.cleans_only else ("text",)
+    if run.stack.cleans_only:
+        return () if run.config.data.columns.keys() & set(media.MEDIA) else ("text",)
+    return ("text", "label")
 
 
 def _told(run: Run, split: str) -> str:
@@ -201,6 +210,8 @@ def _columns(run: Run, first: Record, told: str) -> dict[str, str]:
         plain = run.config.model.task == "text-generation" and "text" not in columns
         if plain and "prompt" in first.values and "completion" in first.values:
             columns |= {"prompt": "prompt", "completion": "completion"}
+    if columns.keys() & set(media.MEDIA):
+        optional = ("text", *optional)
     needed = required(run) if "completion" not in columns else ("prompt", "completion")
     for name in needed:
         columns.setdefault(name, name)
@@ -246,7 +257,7 @@ def _owners(run: Run, split: str, records: list[Record]) -> list[str]:
     return found
 
 
-def _row(run: Run, record: Record, columns: dict[str, str]) -> dict[str, Any]:
+def _row(run: Run, record: Record, columns: dict[str, str], folder: Path) -> dict[str, Any]:
     row: dict[str, Any] = {}
     sensitive = set(run.config.data.sensitive)
     for ours, theirs in columns.items():
@@ -259,6 +270,8 @@ def _row(run: Run, record: Record, columns: dict[str, str]) -> dict[str, Any]:
             row[ours] = _text(run, record, value, theirs)
         elif ours in ("tokens", "labels"):
             row[ours] = _words(run, record, value, theirs)
+        elif ours in media.MEDIA:
+            row[ours] = media.content(value, ours, theirs, folder, record.where)
         else:
             row[ours] = None if value is None else str(value)
     if "tokens" in row and len(row["tokens"]) != len(row["labels"]):

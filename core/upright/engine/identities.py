@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from upright.engine.media import identity
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -25,9 +27,9 @@ class Identities:
 
     def of(self, rows: list[dict[str, Any]]) -> list[str]:
         """The ids of the next rows."""
-        words = [json.dumps(row, sort_keys=True, ensure_ascii=False, default=str) for row in rows]
+        words = [json.dumps(identity(row), sort_keys=True, ensure_ascii=False, default=str) for row in rows]
         ids = [self._id(canonical, 0) for canonical in words]
-        first = np.array([int(identity, 16) for identity in ids], dtype=np.uint64)
+        first = np.array([int(digits, 16) for digits in ids], dtype=np.uint64)
         known = np.zeros(len(rows), dtype=bool)
         for run in self._runs:
             places = np.minimum(np.searchsorted(run, first), len(run) - 1)
@@ -68,9 +70,11 @@ def child_id(parent: str, step: str, ordinal: int) -> str:
 
 def fingerprint(rows: Dataset) -> str:
     """SHA-256 of the sorted ids: the same for the same rows in any order."""
-    ids = np.concatenate([np.empty(0, "S16"), *(np.asarray(chunk, "S16") for chunk in _chunks(rows))])
-    return hashlib.sha256(np.sort(ids).tobytes()).hexdigest()
+    chunks = rows.with_format("arrow")["row_id"][:].chunks
+    ids = np.concatenate([np.empty(0, ">u8"), *(_numbers(chunk.to_pylist()) for chunk in chunks)])
+    ids.sort()
+    return hashlib.sha256(ids.view(np.uint8)).hexdigest()
 
 
-def _chunks(rows: Dataset) -> list[Any]:
-    return [chunk.to_numpy(zero_copy_only=False) for chunk in rows.with_format("arrow")["row_id"][:].chunks]
+def _numbers(ids: list[str]) -> np.ndarray:
+    return np.frombuffer(bytes.fromhex("".join(ids)), ">u8")

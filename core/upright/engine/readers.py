@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from upright.engine import media
 from upright.errors import ConfigError
 
 ROWS = 4096
@@ -42,6 +43,9 @@ def read(source: str, root: Path, encoding: str, told: str, longest: int = sys.m
     path = root / Path(source).expanduser()
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in READERS)
+        if not files and (found := media.listed(path)):
+            yield from (Record(values, where) for values, where in found)
+            return
         if not files:
             raise ConfigError(f"{told}: {path} holds no {', '.join(READERS)} file; name a folder that does")
     elif path.is_file():
@@ -192,6 +196,7 @@ def _hub(source: str, root: Path, told: str) -> Iterator[Record]:
         raise ConfigError(
             f"{told}: {source} cannot be loaded ({reason}); check the name, the split and the network"
         ) from error
+    rows = media.undecoded(rows)
     for column, feature in rows.features.items():
         if isinstance(feature, datasets.ClassLabel):
             names = feature.names
