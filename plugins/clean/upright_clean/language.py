@@ -46,7 +46,7 @@ class Language(Step):
                 )
         decisions = Decisions()
         columns = [column.to_pylist() for column in texts(rows).values()]
-        for row_id, values in zip(row_ids(rows), zip(*columns, strict=True), strict=True):
+        for row_id, *values in zip(row_ids(rows), *columns, strict=True):
             found = [other for other in map(self._other, values) if other is not None]
             if found:
                 action, reason, score = min(found)  # a drop before a flag

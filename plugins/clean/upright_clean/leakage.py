@@ -44,12 +44,13 @@ class Leakage(Step):
     def clean(self, rows: Dataset, split: str, run: Run) -> Decisions:
         import numpy as np
 
-        from upright_clean.inputs import column
+        from upright_clean.inputs import COLUMNS, column
 
         decisions, here = Decisions(), _moment(split)
         names = sorted(
             (name for name in run.data if _moment(name) != here), key=lambda name: -abs(_moment(name) - here)
         )
+        names = [name for name in names if set(COLUMNS) & set(rows.column_names) & set(run.data[name].column_names)]
         ids = np.array(column(rows, "row_id").to_pylist(), dtype=object)
         told = np.zeros(len(ids), bool)
         for earlier in (False, True):  # what goes before what is flagged

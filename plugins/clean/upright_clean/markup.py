@@ -57,9 +57,9 @@ class Markup(Step):
             [SEEN] * (self.tags or self.entities)
             + [FURNITURE] * self.boilerplate  # flags of FURNITURE hold for it alone
         )
-        if not pattern or not len(rows):
+        looks = [pc.match_substring_regex(column, pattern) for column in texts(rows).values()] if pattern else []
+        if not looks:
             return []
-        looks = [pc.match_substring_regex(column, pattern) for column in texts(rows).values()]
         return records(rows, functools.reduce(pc.or_, looks))
 
     def _mend(self, value: str | list[str], reasons: set[str]) -> str | list[str]:

@@ -22,6 +22,8 @@ def texts(rows: Dataset) -> dict[str, pa.Array]:
     import pyarrow.compute as pc
 
     names = [name for name in COLUMNS if name in rows.column_names]
+    if not names:
+        return {}
     given = rows.select_columns(names).with_format("arrow")[:].combine_chunks()
     text = pa.large_string()
 
