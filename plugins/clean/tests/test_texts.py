@@ -166,12 +166,12 @@ def test_sure_rows_go_short_and_doubtful_ones_are_flagged() -> None:
 
 def test_each_column_counts_and_an_unknown_language_is_refused(tmp_path: Path) -> None:
     rows = [
-        {"row_id": "0", "prompt": "Please tell me what the weather was like.", "completion": "Das Wetter war gestern schön und warm."},
+        {"row_id": "0", "prompt": "Tell me what the weather was like.", "completion": "Das Wetter war gestern schön und warm."},
         {"row_id": "1", "prompt": "Please tell me what the weather was like.", "completion": None},
     ]  # fmt: skip
     assert {row: one["action"] for row, one in decided(Language(keep=["en"]), rows).items()} == {"0": "drop"}
     data = {"train": write_rows(tmp_path / "t.jsonl", [{"text": "a", "label": "b"}])}
-    with pytest.raises(ConfigError, match="language.keep: the identifier knows no language 'xx'"):
+    with pytest.raises(ConfigError, match=r"language\.keep: the identifier knows no language 'xx'"):
         execute(Stack.load({"data": data, "clean": {"use": "language", "keep": ["xx"]}, "output": str(tmp_path)}))
     with pytest.raises(ConfigError, match="keep"):
         Stack.load({"data": data, "clean": {"use": "language", "keep": []}})
