@@ -1,7 +1,9 @@
 """Rows a second of the row-local text cleaners on real rows, and what they decide there; CPU time, median of seven rounds.
 
-The second table is of `leakage`: ChnSentiCorp's test rows that repeat a train row, as the folder stands (3,500 of 9,600 train
-rows) and with the leaked ones of the others put back: each is equal to a dev or test row that `in_full_train` names.
+The second table is of `language` on davidson_dialect's test rows: what goes of each dialect, and what the likeliest language
+alone would say. The third is of `leakage`: ChnSentiCorp's test rows that repeat a train row, as the folder stands (3,500 of
+9,600 train rows) and with the leaked ones of the others put back: each is equal to a dev or test row that `in_full_train`
+names.
 
     make bench-cleaners
 """
@@ -66,7 +68,8 @@ def leaks() -> None:
     train, dev, test = (read(f"chnsenticorp/{name}") for name in ("train", "dev", "test"))
     back = [row for row in (*dev, *test) if row["in_full_train"]]
     print(
-        "\n| train rows | leaked test rows | found | missed | false | nearly the same | seconds |\n|---|---|---|---|---|---|---|"
+        "\n| train rows | leaked test rows | found | missed | false | nearly the same | seconds |"
+        "\n|---|---|---|---|---|---|---|"
     )
     for held in (train, [*train, *back]):
         run: Any = SimpleNamespace(data={"train": rows(held, "a"), "test": rows(test, "b")})
@@ -85,6 +88,26 @@ def leaks() -> None:
         )
 
 
+def dialects() -> None:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    likeliest = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True).classify
+    given = read("davidson_dialect/test")
+    decided = Language(keep=["en"]).clean(rows(given), SimpleNamespace()).rows  # type: ignore[arg-type]
+    dropped = {int(one["row_id"]) for one in decided if one["action"] == "drop"}
+    flagged = {int(one["row_id"]) for one in decided if one["action"] == "flag"}
+    print(
+        "\n| dialect | rows | dropped | flagged | likeliest language another one, at .5 or more |\n|---|---|---|---|---|"
+    )
+    for dialect in ("white", "aae"):
+        among = {n for n, row in enumerate(given) if row["dialect"] == dialect}
+        guesses = [likeliest(given[n]["text"]) for n in among]
+        other = sum(language != "en" and share >= 0.5 for language, share in guesses) / len(among)
+        shares = (len(dropped & among) / len(among), len(flagged & among) / len(among), other)
+        print(f"| {dialect} | {len(among)} | " + " | ".join(f"{share:.4f}" for share in shares) + " |")
+
+
 if __name__ == "__main__":
     speeds()
+    dialects()
     leaks()
