@@ -10,7 +10,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from upright.engine import shards, store
 from upright.engine.applying import apply, kind
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from upright.stack import Placed
     from upright.step import Scope
 
+    Splits = dict[str, Dataset]
+
 
 def clean(run: Run) -> None:
     """Ask every cleaner about every split, apply what it decides, write the ledger.
@@ -36,10 +38,11 @@ def clean(run: Run) -> None:
     source = {split: fingerprint(rows) for split, rows in run.data.items()}
     parts: list[pa.Table] = []
     for group in groups(run):
-        for split in list(run.data):
+        before = dict(run.data)
+        for split in before:
             steps = [placed for placed in group if kind(split) in placed.step.scope.splits]
             if steps:
-                rows, entries = _cleaned(run, split, steps)
+                rows, entries = _cleaned(run, split, steps, before)
                 run.data[split] = rows
                 parts.append(entries)
                 _tell(run, split, steps, entries)
@@ -62,30 +65,33 @@ def groups(run: Run) -> list[list[Placed]]:
     ]
 
 
-def decided(run: Run, placed: Placed, split: str, rows: Dataset) -> Decisions:
-    """What a cleaner decides on rows, the wrappers left out; it sees the splits that it declares to read."""
-    with _seen(run, split, placed.step.scope):
+def decided(run: Run, placed: Placed, split: str, rows: Dataset, before: Splits) -> Decisions:
+    """What a cleaner decides on rows, the wrappers left out.
+
+    Of the splits that it declares to read it sees what they held ``before`` it was asked about the first one.
+    """
+    with _seen(run, split, placed.step.scope, before):
         return run.calls.clean(placed.step, rows, split, run) or Decisions()
 
 
-def decided_on_all(run: Run, placed: Placed, split: str, rows: Dataset) -> Decisions:
+def decided_on_all(run: Run, placed: Placed, split: str, rows: Dataset, before: Splits) -> Decisions:
     """What a cleaner and the wrappers around it decide on a whole split."""
 
     def inner() -> Decisions:
         if not placed.step.scope.row_local:
-            return decided(run, placed, split, rows)
+            return decided(run, placed, split, rows, before)
         found = Decisions()
         size = store.shard_rows(rows)
         for start in range(0, len(rows), size):
             shard = rows.select(range(start, min(start + size, len(rows))))
-            for name, values in decided(run, placed, split, shard).columns.items():
+            for name, values in decided(run, placed, split, shard, before).columns.items():
                 found.columns[name] += values
         return found
 
     if not run.calls.wraps("clean"):
         return inner()
     given = {"rows": rows, "split": split, "step": placed.step, "run": run}
-    with _seen(run, split, placed.step.scope):
+    with _seen(run, split, placed.step.scope, before):
         decisions: Decisions = run.calls.around("clean", given, inner)
     return decisions
 
@@ -96,17 +102,17 @@ def clean_shard(run: Run, split: str, steps: list[Placed], rows: Dataset) -> tup
 
     parts = []
     for placed in steps:
-        table, entries = apply(store.arrow(rows), placed, split, decided(run, placed, split, rows), run)
+        table, entries = apply(store.arrow(rows), placed, split, decided(run, placed, split, rows, {}), run)
         rows = store.in_memory(table)
         parts.append(entries)
     return store.arrow(rows), pa.concat_tables(parts)
 
 
-def _cleaned(run: Run, split: str, steps: list[Placed]) -> tuple[Dataset, pa.Table]:
+def _cleaned(run: Run, split: str, steps: list[Placed], before: Splits) -> tuple[Dataset, pa.Table]:
     rows = run.data[split]
     alone = len(steps) == 1 and (not steps[0].step.scope.row_local or run.calls.wraps("clean"))
     if alone:
-        decisions = decided_on_all(run, steps[0], split, rows)
+        decisions = decided_on_all(run, steps[0], split, rows, before)
         if not len(decisions):
             from upright.evidence.ledger import part, schema
 
@@ -137,10 +143,14 @@ def _tell(run: Run, split: str, steps: list[Placed], entries: pa.Table) -> None:
 
 
 @contextmanager
-def _seen(run: Run, split: str, scope: Scope) -> Iterator[None]:
-    """Only the splits that the cleaner declares to read are in ``run.data``."""
-    everything: dict[str, Any] = run.data
-    run.data = {name: rows for name, rows in everything.items() if name == split or kind(name) in scope.reads}
+def _seen(run: Run, split: str, scope: Scope, before: Splits) -> Iterator[None]:
+    """Only the splits that the cleaner declares to read are in ``run.data``, and its own."""
+    everything = run.data
+    run.data = {
+        name: rows if name == split else before.get(name, rows)
+        for name, rows in everything.items()
+        if name == split or kind(name) in scope.reads
+    }
     try:
         yield
     finally:

@@ -154,12 +154,13 @@ def _again(
     parts: list[pa.Table] = []
     counts: Counter[str] = Counter({"undone": 0, "stale": 0, "not_made": 0})
     for placed in run.stack.answering("clean"):
+        was, left = dict(then), dict(now)
         for split in [name for name in given if kind(name) in placed.step.scope.splits]:
             mine = [line for line in lines if line["cleaner"] == cleaner(placed) and line["split"] == split]
-            before = _decisions(run, placed, split, then)
+            before = _decisions(run, placed, split, was)
             _the_same(placed, split, before, mine, folder)
             undone = {key for key, line in zip(_keys_of(mine), mine, strict=True) if chosen(line)}
-            decisions, stale, missed = _now(run, placed, split, before, then, now)
+            decisions, stale, missed = _now(run, placed, split, before, was, left)
             statuses = [
                 "undone" if key in undone else "stale" if key in stale else "applied"
                 for key in _keys(placed, split, decisions)
@@ -179,7 +180,7 @@ def _again(
 
 def _decisions(run: Run, placed: Placed, split: str, data: dict[str, Dataset]) -> Decisions:
     run.data = data
-    return decided_on_all(run, placed, split, data[split])
+    return decided_on_all(run, placed, split, data[split], data)
 
 
 def _applied(

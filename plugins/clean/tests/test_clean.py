@@ -35,7 +35,7 @@ def brute_force(texts: list[str]) -> list[int]:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.text("ab \t", min_size=1, max_size=4), min_size=1, max_size=12))
 def test_exact_duplicates_are_those_of_all_pairs(texts: list[str]) -> None:
-    rows = Dataset.from_list([{"row_id": str(n), "text": text, "label": "x"} for n, text in enumerate(texts)])
+    rows = Dataset.from_list([{"row_id": f"{n:02}", "text": text, "label": "x"} for n, text in enumerate(texts)])
     found = ExactDup().clean(rows).rows
     assert [int(decision["row_id"]) for decision in found] == brute_force(texts)
     assert all(texts[int(d["evidence"])].split() == texts[int(d["row_id"])].split() for d in found)

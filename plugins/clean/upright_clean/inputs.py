@@ -34,6 +34,15 @@ def joined(rows: Dataset, between: str) -> pa.Array:
     return columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, pa.scalar(between, text))
 
 
+def one_line(rows: Dataset) -> pa.Array:
+    """Each row's input with one blank between words."""
+    import pyarrow.compute as pc
+
+    from upright_clean.shingles import BETWEEN
+
+    return pc.utf8_trim_whitespace(pc.replace_substring_regex(joined(rows, BETWEEN), r"[\s\p{Z}]+", " "))
+
+
 def label_codes(rows: Dataset) -> np.ndarray:
     """A number for each row, ``int64[N]``, equal where the labels are; all 0 where there are none."""
     import numpy as np

@@ -10,7 +10,6 @@ from upright import Decisions, Scope, Step, hook
 
 if TYPE_CHECKING:
     import numpy as np
-    import pyarrow as pa
     from datasets import Dataset
 
     from upright import Run
@@ -78,8 +77,10 @@ class Leakage(Step):
         import pyarrow.compute as pc
 
         ids, others = _by_id(others)
-        words = _words(rows)
-        place = pc.fill_null(pc.index_in(words, value_set=_words(others)), -1).to_numpy().astype(np.int64)
+        from upright_clean.inputs import one_line
+
+        words = one_line(rows)
+        place = pc.fill_null(pc.index_in(words, value_set=one_line(others)), -1).to_numpy().astype(np.int64)
         place[pc.equal(words, "").to_numpy(zero_copy_only=False)] = -1  # what says nothing is no secret
         return place, np.ones(len(place)), ids
 
@@ -88,16 +89,17 @@ class Leakage(Step):
         import numpy as np
         import pyarrow.compute as pc
 
+        from upright_clean.inputs import one_line
         from upright_clean.shingles import shingles
         from upright_clean.similarity_join import closest
 
         ids, others = _by_id(others)
         best, score = np.full(len(rows), -1), np.zeros(len(rows))
         for at in range(0, len(rows), BLOCK):
-            left = pc.dictionary_encode(_words(rows.select(range(at, min(at + BLOCK, len(rows))))))
+            left = pc.dictionary_encode(one_line(rows.select(range(at, min(at + BLOCK, len(rows))))))
             sets, which = shingles(left.dictionary, self.ngram), left.indices.to_numpy()
             for start in range(0, len(others), BLOCK):
-                right = pc.dictionary_encode(_words(others.select(range(start, min(start + BLOCK, len(others))))))
+                right = pc.dictionary_encode(one_line(others.select(range(start, min(start + BLOCK, len(others))))))
                 _, first = np.unique(right.indices.to_numpy(), return_index=True)
                 place, found = closest(sets, shingles(right.dictionary, self.ngram), self.threshold)
                 place, found = place[which], found[which]
@@ -121,13 +123,3 @@ def _by_id(rows: Dataset) -> tuple[np.ndarray, Dataset]:
     ids = np.array(column(rows, "row_id").to_pylist(), dtype=object)
     order = np.argsort(ids)
     return ids[order], rows.select(order)
-
-
-def _words(rows: Dataset) -> pa.Array:
-    """Each row's input with one blank between words."""
-    import pyarrow.compute as pc
-
-    from upright_clean.inputs import joined
-    from upright_clean.shingles import BETWEEN
-
-    return pc.utf8_trim_whitespace(pc.replace_substring_regex(joined(rows, BETWEEN), r"[\s\p{Z}]+", " "))
