@@ -77,9 +77,8 @@ def corpus(count: int) -> list[str]:
     texts = real[: min(own, REAL)]
     for n in range(own - len(texts)):
         other = real[n % REAL].split()
-        third = len(other[1::3])
-        start = draw.randrange(max(1, len(words) - third))
-        other[1::3] = words[start : start + third]
+        start = draw.randrange(len(words))
+        other[1::3] = [words[(start + place) % len(words)] for place in range(len(other[1::3]))]
         texts.append(" ".join(other))
     return texts + [edit(draw.choice(texts), draw) for _ in range(count - own)]
 
