@@ -13,7 +13,6 @@ from __future__ import annotations
 import gc
 import random
 import re
-import resource
 import subprocess
 import sys
 import time
@@ -191,18 +190,16 @@ def speed(texts: list[str]) -> bool:
 
 
 def grown(count: int) -> None:
-    """Print one line of the growth, in a process of its own for its memory."""
+    """Print one line of the growth, in a process of its own."""
     rows = rows_of(corpus(count))
     gc.collect()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     told: dict[str, int] = {}
     run = SimpleNamespace(**vars(RUN) | {"emit": lambda event, **fields: told.update(fields)})
     started = time.process_time()
     decisions = STEP.clean(rows, "train", run)
     seconds = time.process_time() - started
-    more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     print(
-        f"| {count:,} | {seconds:.2f} | {1e6 * seconds / count:.1f} | {len(decisions):,} | {more:.0f} | "
+        f"| {count:,} | {seconds:.2f} | {1e6 * seconds / count:.1f} | {len(decisions):,} | "
         f"{told['bytes'] / 2**20:.0f} |",
         flush=True,
     )
@@ -225,8 +222,8 @@ def main() -> int:
         },
     )
     fine &= speed(texts)
-    print("\n| rows | CPU seconds | microseconds a row | decisions | MiB more | MiB told by `plan` |")
-    print("|---|---|---|---|---|---|", flush=True)
+    print("\n| rows | CPU seconds | microseconds a row | decisions | MiB told by `plan` |")
+    print("|---|---|---|---|---|", flush=True)
     for count in SIZES:
         subprocess.run([sys.executable, __file__, str(count)], check=True)
     return int(not fine)
