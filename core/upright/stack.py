@@ -253,6 +253,11 @@ class Stack:
                     f"`{ours}` is read from ({self.where('data', 'columns', ours)}); a sensitive column is for "
                     "auditing and never a model input or label: remove one of the two"
                 )
+        for ours in sorted({"row_id", "unit"} & data.columns.keys()):
+            told = "data.unit names the column" if ours == "unit" else "a row's id follows from its content"
+            problems.append(
+                f"{self.where('data', 'columns', ours)}  data.columns: `{ours}` is core's own column ({told}); remove it"
+            )
         for ours in sorted(MEDIA_COLUMNS & data.columns.keys()):
             if not self.cleans_only:
                 problems.append(

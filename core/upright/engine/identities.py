@@ -73,7 +73,7 @@ def fingerprint(rows: Dataset) -> str:
     chunks = rows.with_format("arrow")["row_id"][:].chunks
     ids = np.concatenate([np.empty(0, ">u8"), *(_numbers(chunk.to_pylist()) for chunk in chunks)])
     ids.sort()
-    return hashlib.sha256(ids.view(np.uint8)).hexdigest()
+    return hashlib.sha256(ids.tobytes()).hexdigest()
 
 
 def _numbers(ids: list[str]) -> np.ndarray:

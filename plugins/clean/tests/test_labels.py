@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from conftest import write_rows
 from upright import Stack
-from upright.engine.cleaning import read_ledger
 from upright.engine.execute import execute
 from upright.errors import ConfigError
+from upright.evidence.ledger import read_ledger
 from upright_clean import label_odds
 from upright_clean.label_issues import LabelIssues
 from upright_clean.outliers import Outliers, distance, robust_score

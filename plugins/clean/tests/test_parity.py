@@ -18,8 +18,8 @@ from scipy.optimize import brentq, minimize_scalar
 
 from conftest import write_rows
 from upright import Decisions, Scope, Stack, Step, hook
-from upright.engine.cleaning import read_ledger
 from upright.engine.execute import execute
+from upright.evidence.ledger import read_ledger
 from upright.evidence.verify import verify
 from upright_clean import removals, risk_ratio
 from upright_clean.parity import Parity
