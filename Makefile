@@ -61,6 +61,7 @@ bench-pii: $(READY)  ## personal data beside Presidio: recall, precision, speed;
 
 bench-clean: $(READY)  ## near-dup beside datasketch and rensa: pairs found, CPU time, growth to a million rows; minutes
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/near_dup.py
+
 bench-cleaners: $(READY)  ## rows a second of the row-local text cleaners; the leaked rows of ChnSentiCorp; needs UPRIGHT_DATA
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/cleaners.py
 
