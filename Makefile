@@ -9,7 +9,7 @@ UNCONSTRAINED := --set name=quickstart-unconstrained --set demo.twin=null \
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: help demo test test-all coverage lint format bench bench-encrypt bench-methods bench-prompts matrix matrix-dp results results-methods results-prompts bench-dp bench-pii bench-audit clean
+.PHONY: help demo test test-all coverage lint format bench bench-cleaning bench-encrypt bench-methods bench-prompts matrix matrix-dp results results-methods results-prompts bench-dp bench-pii bench-audit clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -58,6 +58,9 @@ bench-dp: $(READY)  ## a private update beside the same one without privacy, opa
 
 bench-pii: $(READY)  ## personal data beside Presidio: recall, precision, speed; names by a model trained here; needs UPRIGHT_DATA
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/pii.py
+
+bench-cleaning: $(READY)  ## memory from 10,000 to a million rows, and the ledger's part of cleaning's time
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/cleaning.py
 
 bench-prompts: $(READY)  ## scoring labels with a shared prefix beside the naive loop
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/label_scores.py

@@ -76,7 +76,7 @@ def resolved(stack: Stack) -> dict[str, Any]:
         model |= sections.pop("model")[0]
     train["steps"] = sections.pop("train", [])
     found = {**settings, **sections}
-    if not stack.cleans_only:
+    if stack.sets_aside:
         found["model"] = model
     if stack.trains:
         found["train"] = train

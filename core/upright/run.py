@@ -83,6 +83,7 @@ class Run:
         self._base: Module | None = None
         self.encoded: dict[str, Any] = {}
         self.opened_models: dict[Path, Path] = {}
+        self.scratch: Path | None = None
 
     @classmethod
     def load(cls, folder: Path | str, *, run_code: bool = False) -> Run:

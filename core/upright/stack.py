@@ -77,6 +77,7 @@ class Stack:
     source: str
     raw: dict[str, Any]
     marks: dict[tuple[str | int, ...], str] = field(default_factory=dict)
+    cleaning: bool = False
 
     @classmethod
     def load(
@@ -127,8 +128,23 @@ class Stack:
 
     @property
     def cleans_only(self) -> bool:
-        """Whether the stack ends after cleaning: no model section and nothing but cleaning steps."""
-        return bool(self.steps) and "model" not in self.raw and all(_only_cleans(p.step) for p in self.steps)
+        """Whether the run ends after cleaning: a stack of cleaning steps alone, or the `only_cleaning` part of one."""
+        return self.cleaning or self._nothing_else
+
+    @property
+    def sets_aside(self) -> bool:
+        """Whether a tenth of train becomes validation where none is given."""
+        return not self._nothing_else
+
+    @property
+    def _nothing_else(self) -> bool:
+        told = {"model", "prompt", "tune", "train"} & self.raw.keys()
+        return bool(self.steps) and not told and all(p.section == "clean" or _only_cleans(p.step) for p in self.steps)
+
+    def only_cleaning(self) -> Stack:
+        """The same stack up to its model: the same rows, split and cleaned in the same way."""
+        steps = [p for p in self.steps if p.section == "clean" or _only_cleans(p.step)]
+        return replace(self, steps=steps, cleaning=True)
 
     def check(self) -> None:
         """Refuse what cannot be run, one sentence per problem, naming both sides and their lines."""
@@ -262,13 +278,20 @@ class Stack:
                     f"`{ours}` is read from ({self.where('data', 'columns', ours)}); a sensitive column is for "
                     "auditing and never a model input or label: remove one of the two"
                 )
+        for ours in sorted(MEDIA_COLUMNS & data.columns.keys()):
+            if not self.cleans_only:
+                problems.append(
+                    f"{self.where('data', 'columns', ours)}  data.columns: `{ours}` is a column for cleaning, which no task "
+                    "reads; keep nothing but cleaning steps, or remove the column"
+                )
         needs_train = self.trains or self.cleans_only
         if not (data.train or data.validation or data.test) or (needs_train and not data.train):
             problems.append(f"{self.where('data')}  data.train: no file is named; say where the rows are")
         return problems
 
 
-INPUT_COLUMNS = frozenset({"text", "text_pair", "label", "labels", "tokens", "prompt", "completion"})
+MEDIA_COLUMNS = frozenset({"image", "audio"})
+INPUT_COLUMNS = MEDIA_COLUMNS | frozenset({"text", "text_pair", "label", "labels", "tokens", "prompt", "completion"})
 
 
 def answers(step: object, hook: str) -> bool:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from upright.errors import ConfigError, IntegrityError, NoKeyError, PluginError
-from upright.evidence.decisions import count, read_counts
 from upright.evidence.gates import read_gates
+from upright.evidence.ledger import count, read_counts, read_ledger
 from upright.evidence.lock import read_lock
 from upright.evidence.manifest import check_manifest
 from upright.evidence.metrics import measure, read_metrics
@@ -110,9 +110,7 @@ def _derived(found: Verified, run: Run | None) -> dict[str, Metric]:
 
 def _decisions(found: Verified, run: Run | None) -> None:
     """evidence/cleaning.json counts the ledger."""
-    from upright.engine.cleaning import read_ledger
-
-    if read_counts(found.folder) != count(read_ledger(found.folder, run).to_pylist()):
+    if read_counts(found.folder) != count(read_ledger(found.folder, run)):
         path = found.folder / "evidence" / "cleaning.json"
         found.problems.append(f"{path}: does not count what data/ledger.parquet holds")
 

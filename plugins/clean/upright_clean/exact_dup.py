@@ -63,3 +63,6 @@ class ExactDup(Step):
         for name, value in inputs(row).items():
             words = value if isinstance(value, list) else value.split()
             yield name, [word.casefold() for word in words] if self.ignore_case else words
+        for name in ("image", "audio"):
+            if row.get(name):
+                yield name, [hashlib.blake2b(row[name]["bytes"], digest_size=16).hexdigest()]
