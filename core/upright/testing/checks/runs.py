@@ -28,6 +28,7 @@ def returns(subject: Subject) -> str:
 def runs(subject: Subject) -> str:
     """A run with the step ends well: four updates on a tiny model, then the evidence."""
     tiny = subject.main
+    subject.needs("joins-a-hook")
     if tiny.amiss:
         raise Skipped("see `returns`")
     if tiny.error is not None:

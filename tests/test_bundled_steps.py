@@ -1,0 +1,46 @@
+"""Every bundled step keeps the contract: the conformance kit, as a third party would use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from upright import catalog
+from upright.testing.kit import CHECKS, outcome, subject_of
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "adalora": {"init_r": 3, "target_r": 2},
+    "group-audit": {"groups": ["sex"]},
+    "equalized-odds": {"groups": ["sex"]},
+    "dp-sgd": {"noise_multiplier": 0.5, "delta": 1e-3},
+    "template": {"text": "note: {text}"},
+    "integrated-gradients": {"samples": 6},
+}
+"""What a step cannot be made without, and what makes it quick."""
+QUICK = ("length", "unicode", "bitfit", "lora", "focal", "template", "equalized-odds", "dp-sgd", "integrated-gradients")
+LATER = ("beside-others",)
+"""Checks that take the longest; `make test-all` makes them."""
+
+
+def bundled() -> list[Any]:
+    """A parameter for each step of the repository's own distributions that the kit can make."""
+    return [
+        pytest.param(entry, id=f"{entry.section}.{entry.name}", marks=() if entry.name in QUICK else pytest.mark.slow)
+        for entry in catalog.steps()
+        if entry.dist.startswith("upright-")
+    ]
+
+
+@pytest.mark.parametrize("entry", bundled())
+def test_a_bundled_step_keeps_the_contract(entry: catalog.Entry, tmp_path: Path) -> None:
+    kind: Callable[..., Any] = catalog.load(entry)
+    try:
+        step = kind(**SETTINGS.get(entry.name, {}))
+    except ValueError as error:
+        pytest.skip(f"needs settings ({str(error).splitlines()[0]})")
+    subject = subject_of(step, tmp_path)
+    found = [outcome(check, subject) for check in CHECKS if check not in LATER]
+    assert [f"{one.check}: {one.detail}" for one in found if one.status == "failed"] == []
