@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ def watched(step: Step, seen: TinyRun) -> Iterator[None]:
 
     def call(self: calls.Answer, given: Given) -> Any:
         value = plain(self, given)
-        if self.step is step:
+        if self.step is step and not inspect.isgenerator(value):  # a wrapper's generator is no answer
             name = self.function.__name__
             seen.answered.add(name)
             problem = amiss(name, value, given)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from upright.errors import ConfigError
 from upright.step import Capability
 from upright.testing.outcome import Failed, Skipped
 
@@ -34,7 +35,8 @@ def runs(subject: Subject) -> str:
     if tiny.error is not None:
         if str(tiny.error).startswith("after training:"):
             raise Skipped("see `trains-what-it-claims`")
-        raise Failed(f"the tiny run stopped: {tiny.error}")
+        hint = " (set what the step needs in StepChecks.stack)" if isinstance(tiny.error, ConfigError) else ""
+        raise Failed(f"the tiny run stopped: {tiny.error}{hint}")
     assert tiny.run is not None
     if tiny.run.exit_code not in (0, 4):
         evidence = [json.loads(path.read_text()) for path in sorted((tiny.run.folder / "evidence").glob("*.json"))]
