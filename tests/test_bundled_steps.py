@@ -21,19 +21,23 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "integrated-gradients": {"samples": 6},
     "fourierft": {"n_frequency": 8},
     "chat": {"chat_template": "{% for m in messages %}{{ m['content'] }} {% endfor %}"},
-    "verbalizer": {"label_words": {"sick": ["fever"], "well": ["walk"]}},
+    "verbalizer": {"label_words": {"sick": "fever", "well": "walk"}},
 }
 """What a step cannot be made without, and what makes it quick."""
+MASKED = {"use": "template", "text": "{text} it is {mask_token}"}
 WORDS = {"use": "verbalizer", **SETTINGS["verbalizer"]}
 STACKS: dict[str, dict[str, Any]] = {
     "mixout": {"tune": "full"},
     "audit": {"privacy": {"use": "dp-sgd", **SETTINGS["dp-sgd"]}},
-    "calibrate": {"prompt": WORDS},
+    "calibrate": {"prompt": [MASKED, WORDS]},
+    "verbalizer": {"prompt": MASKED},
     "label-similarity": {"model": {"base": "minilm"}},
 }
 """What a step must stand beside."""
 EXPECTED = {
-    "dp-sgd": {"frozen": "the rules proven at a run's start are kept on the step, to be moved to run.keep"},
+    "audit": {"frozen": "a cache of row numbers, keyed by the run's data"},
+    "dp-sgd": {"frozen": "a cache of row numbers, keyed by the run's data"},
+    "encrypt": {"frozen": "the opened key of a run's folder; no checkpoint may hold it"},
 }
 NO_TEXT = ("audio-normalise", "denoise", "image-dup", "image-normalise")
 """Cleaners of images and sounds: the kit's rows are texts."""

@@ -26,8 +26,8 @@ def new(
 
     It passes its tests as it stands. Nothing that is there is overwritten.
     """
-    module = _module(name)
     folder = folder or Path(name)
+    module = _module(name)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder}: is there already; name another folder with --folder")
     files = rendered(name, module, kind)
@@ -79,6 +79,8 @@ def _module(name: str) -> str:
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
         raise ConfigError(f"{name!r}: cannot name a method; use small letters, digits and hyphens, such as my-method")
     module = name.replace("-", "_")
-    if keyword.iskeyword(module) or find_spec(module) is not None:
+    found = find_spec(module)
+    # A folder of this name is a module without an origin; whether it is in the way is asked for elsewhere.
+    if keyword.iskeyword(module) or (found is not None and found.origin is not None):
         raise ConfigError(f"{name!r}: Python has a module or a word of this name already; choose another")
     return module

@@ -42,6 +42,8 @@ def cleaner_stability(subject: Subject) -> str:
     bound = _scope(subject).dp_stability
     if bound is None:
         raise Skipped("it declares no bound (dp_stability is None); privacy holds it outside its epsilon")
+    if not subject.step.scope.deterministic:
+        raise Skipped("its decisions differ from run to run, so no two can be compared")
     subject.needs("cleaner-deterministic")
     rows = dirty_rows(subject.task)
     whole = _cleaned(subject, rows)

@@ -36,16 +36,16 @@ def fairness_permuted_group(subject: Subject) -> str:
     The toy rows' ``sex`` is such a column. Compared are the rates of each decision and the mean scores, by a permutation
     test on the test rows. What makes a smaller difference than that between groups is not seen.
     """
-    import pyarrow.parquet as pq
+    from upright.evidence.predictions import read_predictions
 
     if subject.section != "fairness" or not subject.answers(*ACTING):
         raise Skipped("no fairness step that acts on the model or its decisions")
     if subject.task != "text-classification":
         raise Skipped("looked at for text-classification only")
-    table = pq.read_table(subject.finished().folder / "predictions" / "test.parquet")
-    group = np.array([value == "f" for value in table.column("group/sex").to_pylist()])
-    decided = np.array(table.column("decision").to_pylist(), dtype=float)
-    scores = np.array(table.column("scores").to_pylist(), dtype=float)[:, 1]
+    run = subject.finished()
+    predictions = read_predictions(run.folder, "test", run)
+    group = predictions.groups("sex") == "f"
+    decided, scores = predictions.numpy("decision").astype(float), predictions.numpy("scores")[:, 1]
     chance = np.random.default_rng(0)
     drawn = np.array([chance.permutation(group) for _ in range(RELABELLINGS)])
     widest = 0.0

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from upright.errors import ConfigError
-from upright.step import Capability
 from upright.testing.outcome import Failed, Skipped
 
 if TYPE_CHECKING:
@@ -111,8 +110,9 @@ def figures_follow(subject: Subject) -> str:
 
 def reloads(subject: Subject) -> str:
     """``model/`` loads by its own lines of Python, without us, and scores as the run did."""
-    import pyarrow.parquet as pq
     import torch
+
+    from upright.evidence.predictions import read_predictions
 
     run = subject.finished()
     if not (subject.trains and subject.answers("tune", "finalize", "export")):
@@ -130,8 +130,7 @@ def reloads(subject: Subject) -> str:
             found = torch.softmax(model(**inputs).logits.double(), -1)
     except Exception as error:  # whatever the exported files and lines do
         raise Failed(f"model/ does not load by its own lines ({type(error).__name__}: {error})") from error
-    table = pq.read_table(run.folder / "predictions" / "test.parquet")
-    expected = torch.tensor(table.column("scores").to_pylist(), dtype=torch.float64)
+    expected = torch.from_numpy(read_predictions(run.folder, "test", run).numpy("scores").copy())
     apart = float((found - expected).abs().max())
     if not apart < CLOSE:
         raise Failed(f"the reloaded model's scores differ by {apart:.2g} from those of the run; wrap `export`")
@@ -200,7 +199,7 @@ def cuda_bf16(subject: Subject) -> str:
 
 
 def _private(subject: Subject) -> bool:
-    return subject.trains and Capability.OPEN_TRAINING in subject.step.breaks
+    return subject.trains and subject.finished().private
 
 
 def _not_private(subject: Subject) -> None:
@@ -210,14 +209,18 @@ def _not_private(subject: Subject) -> None:
 
 def _different(one: Run, other: Run) -> str | None:
     """The first file of predictions or weights that is not the same in both."""
-    import pyarrow.parquet as pq
+    from upright.evidence.predictions import predicted_splits, read_predictions
 
-    for path in sorted((one.folder / "predictions").glob("*.parquet")):
-        if not pq.read_table(path).equals(pq.read_table(other.folder / "predictions" / path.name)):
-            return f"predictions/{path.name}"
-    for path in sorted((one.folder / "model").rglob("*.safetensors")):
-        if not _same_file(path, one.folder, other.folder):
-            return str(path.relative_to(one.folder))
+    for split in predicted_splits(one.folder):
+        tables = [read_predictions(run.folder, split, run).table for run in (one, other)]
+        if not tables[0].equals(tables[1]):
+            return f"predictions/{split}.parquet"
+    if not (one.folder / "model").is_dir():
+        return None
+    with one.opened("model") as first, other.opened("model") as second:
+        for path in sorted(first.rglob("*.safetensors")):
+            if not _same_file(path, first, second):
+                return f"model/{path.relative_to(first)}"
     return None
 
 
