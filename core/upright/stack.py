@@ -50,7 +50,7 @@ class Placed:
 
     @property
     def told_origin(self) -> str:
-        """The same in words: ``upright-tune 0.1.0``, or ``steps.py, local``."""
+        """The same in words: distribution and version, or ``steps.py, local``."""
         return (
             f"{self.entry.dist} {self.entry.version}"
             if self.entry
