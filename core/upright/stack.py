@@ -278,6 +278,11 @@ class Stack:
                     f"`{ours}` is read from ({self.where('data', 'columns', ours)}); a sensitive column is for "
                     "auditing and never a model input or label: remove one of the two"
                 )
+        for ours in sorted({"row_id", "unit"} & data.columns.keys()):
+            told = "data.unit names the column" if ours == "unit" else "a row's id follows from its content"
+            problems.append(
+                f"{self.where('data', 'columns', ours)}  data.columns: `{ours}` is core's own column ({told}); remove it"
+            )
         for ours in sorted(MEDIA_COLUMNS & data.columns.keys()):
             if not self.cleans_only:
                 problems.append(
@@ -300,5 +305,9 @@ def answers(step: object, hook: str) -> bool:
     return mark is not None and not (mark.get("wrapper") or mark.get("hookwrapper"))
 
 
+OF_CLEANING = frozenset({"clean", "account", "judge", "report", "save", "seal", "unseal"})
+"""Hooks that a stack which only cleans reaches."""
+
+
 def _only_cleans(step: Step) -> bool:
-    return all(name in ("clean", "report", "save", "seal", "unseal") for name in hooks.HOOKS if answers(step, name))
+    return all(name in OF_CLEANING for name in hooks.HOOKS if answers(step, name))

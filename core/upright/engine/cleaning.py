@@ -75,8 +75,9 @@ def decided_on_all(run: Run, placed: Placed, split: str, rows: Dataset) -> Decis
         if not placed.step.scope.row_local:
             return decided(run, placed, split, rows)
         found = Decisions()
-        for start in range(0, len(rows), store.SHARD):
-            shard = rows.select(range(start, min(start + store.SHARD, len(rows))))
+        size = store.shard_rows(rows)
+        for start in range(0, len(rows), size):
+            shard = rows.select(range(start, min(start + size, len(rows))))
             for name, values in decided(run, placed, split, shard).columns.items():
                 found.columns[name] += values
         return found
@@ -112,7 +113,7 @@ def _cleaned(run: Run, split: str, steps: list[Placed]) -> tuple[Dataset, pa.Tab
             return rows, part({name: [] for name in schema().names}, (0, 0))
         table, entries = apply(store.arrow(rows), steps[0], split, decisions, run)
         return _kept(run, split, table), entries
-    if len(rows) <= store.SHARD:
+    if len(rows) <= store.shard_rows(rows):
         table, entries = clean_shard(run, split, steps, rows)
         return store.in_memory(table), entries
     return shards.cleaned(run, split, steps)

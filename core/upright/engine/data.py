@@ -28,6 +28,8 @@ TRAIN, VALIDATION = "train", "validation"
 WORDS = ("tokens", "labels")
 CHUNK = 5000
 """Rows that are checked at a time."""
+MEDIA_CHUNK = 32
+"""The same where a row holds a file."""
 SET_ASIDE = 0.1
 """Share of train that becomes validation where none is given."""
 
@@ -74,7 +76,8 @@ def _tables(
     identities = Identities(split)
     folder = media.folder_of(source, run.stack.root)
     columns: dict[str, str] = {}
-    while chunk := list(itertools.islice(records, CHUNK)):
+    size = MEDIA_CHUNK if set(media.MEDIA) & run.config.data.columns.keys() else CHUNK
+    while chunk := list(itertools.islice(records, size)):
         columns = columns or _columns(run, chunk[0], told)
         rows = [_row(run, record, columns, folder) for record in chunk]
         _known_labels(run, split, rows, chunk, known)

@@ -70,9 +70,11 @@ def child_id(parent: str, step: str, ordinal: int) -> str:
 
 def fingerprint(rows: Dataset) -> str:
     """SHA-256 of the sorted ids: the same for the same rows in any order."""
-    ids = np.concatenate([np.empty(0, "S16"), *(np.asarray(chunk, "S16") for chunk in _chunks(rows))])
-    return hashlib.sha256(np.sort(ids).tobytes()).hexdigest()
+    chunks = rows.with_format("arrow")["row_id"][:].chunks
+    ids = np.concatenate([np.empty(0, ">u8"), *(_numbers(chunk.to_pylist()) for chunk in chunks)])
+    ids.sort()
+    return hashlib.sha256(ids.tobytes()).hexdigest()
 
 
-def _chunks(rows: Dataset) -> list[Any]:
-    return [chunk.to_numpy(zero_copy_only=False) for chunk in rows.with_format("arrow")["row_id"][:].chunks]
+def _numbers(ids: list[str]) -> np.ndarray:
+    return np.frombuffer(bytes.fromhex("".join(ids)), ">u8")

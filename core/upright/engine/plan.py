@@ -25,8 +25,6 @@ def plan(stack: Stack) -> dict[str, Any]:
     told: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="upright-plan-") as name:
         run = prepare_run(stack, Path(name), told.append)
-        if stack.cleans_only:
-            return describe(run)
         if stack.trains:
             probe(run)
             run.optimizer = run.calls.optimizer(run)

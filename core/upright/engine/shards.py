@@ -38,7 +38,7 @@ def cleaned(run: Run, split: str, steps: list[Placed]) -> tuple[Dataset, pa.Tabl
     import pyarrow as pa
 
     work = _Work(run, split, steps)
-    count = -(-len(run.data[split]) // store.SHARD)
+    count = -(-len(work.rows) // work.size)
     paths = []
     for done, path in enumerate(_done(work, list(range(count))), 1):
         run.emit("shard", split=split, done=done, shards=count)
@@ -61,6 +61,7 @@ class _Work:
     def __init__(self, run: Run, split: str, steps: list[Placed]) -> None:
         self.run, self.split, self.steps = run, split, steps
         self.rows = run.data[split]
+        self.size = store.shard_rows(self.rows)
         if seals(run):
             self.folder = store.scratch(run) / FOLDER
         else:
@@ -78,8 +79,8 @@ class _Work:
         """Clean one shard, unless its files are there; return the events that steps wrote meanwhile."""
         from upright.engine.cleaning import clean_shard
 
-        start = number * store.SHARD
-        rows = self.rows.select(range(start, min(start + store.SHARD, len(self.rows))))
+        start = number * self.size
+        rows = self.rows.select(range(start, min(start + self.size, len(self.rows))))
         key = hashlib.sha256("\0".join([self.key, *rows["row_id"][:]]).encode()).hexdigest()
         path = self.path(number)
         if _holds(path, key):

@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 
 SHARD = 20_000
 """Rows that are handled at a time; a split of more lies on the disk."""
+BYTES = 1 << 28
+"""Bytes that are handled at a time, where rows are large: pictures, long texts."""
+
+
+def shard_rows(rows: Dataset) -> int:
+    """Rows of a shard: `SHARD`, fewer where they are large."""
+    each = rows.data.nbytes / max(len(rows), 1)
+    return max(1, min(SHARD, int(BYTES / max(each, 1))))
 
 
 def gathered(tables: Iterator[pa.Table], path: Callable[[], Path]) -> Dataset:
@@ -26,7 +34,7 @@ def gathered(tables: Iterator[pa.Table], path: Callable[[], Path]) -> Dataset:
     held: list[pa.Table] = []
     for table in tables:
         held.append(table)
-        if sum(map(len, held)) > SHARD:
+        if sum(map(len, held)) > SHARD or sum(table.nbytes for table in held) > BYTES:
             return _mapped(held, tables, path())
     return in_memory(pa.concat_tables(held))
 

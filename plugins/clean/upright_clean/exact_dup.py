@@ -15,17 +15,14 @@ from upright_clean.inputs import inputs
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from upright import Run
-
 
 class ExactDup(Step):
-    """Drop rows whose input is the same as an earlier row's, or as a row's of a split that is examined later.
+    """Drop rows whose input is the same as an earlier row's of their split. Runs of white space count as one blank.
 
-    Of train rows that stand in validation or test as well, the train row goes: a model must not have seen its
-    examination. Runs of white space count as one blank.
+    Repeats of validation and test rows in train are the business of `leakage`.
     """
 
-    scope: ClassVar[Scope] = Scope(reads=frozenset({"validation", "test"}))
+    scope: ClassVar[Scope] = Scope()
 
     ignore_case: bool = Field(False, description="Treat `A` and `a` as equal.")
     other_label: Literal["flag", "drop"] = Field(
@@ -33,27 +30,18 @@ class ExactDup(Step):
     )
 
     @hook
-    def clean(self, rows: Dataset, split: str, run: Run) -> Decisions:
+    def clean(self, rows: Dataset) -> Decisions:
         decisions = Decisions()
         first: dict[bytes, tuple[str, Any]] = {}
-        later = self._later(split, run)
         for row in rows:
             digest, label = self._digest(row), row.get("label", row.get("labels"))
-            if digest in later:
-                decisions.add(row["row_id"], "drop", "also-in-" + later[digest][0], evidence=later[digest][1])
-            elif digest not in first:
+            if digest not in first:
                 first[digest] = (row["row_id"], label)
             elif first[digest][1] == label:
                 decisions.add(row["row_id"], "drop", "exact-duplicate", evidence=first[digest][0])
             else:
                 decisions.add(row["row_id"], self.other_label, "same-input-other-label", evidence=first[digest][0])
         return decisions
-
-    def _later(self, split: str, run: Run) -> dict[bytes, tuple[str, str]]:
-        """Input -> (split, row_id), of the splits that choices on this one are examined by."""
-        order = list(run.data)
-        examined = order[order.index(split) + 1 :] if split in ("train", "validation") else []
-        return {self._digest(row): (name, row["row_id"]) for name in reversed(examined) for row in run.data[name]}
 
     def _digest(self, row: dict[str, Any]) -> bytes:
         canonical = json.dumps(list(self._canonical(row)), ensure_ascii=False)
