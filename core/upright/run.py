@@ -86,8 +86,10 @@ class Run:
         self.scratch: Path | None = None
 
     @classmethod
-    def load(cls, folder: Path | str) -> Run:
+    def load(cls, folder: Path | str, *, run_code: bool = False) -> Run:
         """The run of a folder without data and model, to read its files (`opened`) and to ask its steps.
+
+        In-house steps are code that the folder brings along: they are run only where ``run_code`` says so.
 
         Raises ConfigError where it is no run folder, PluginError where a step cannot be had.
         """
@@ -97,7 +99,7 @@ class Run:
         from upright.stack import Stack
 
         folder = Path(folder).resolve()
-        stack = Stack.load(folder / "stack.resolved.yaml")
+        stack = Stack.load(folder / "stack.resolved.yaml", run_code=run_code)
         return cls(stack, folder, Calls([placed.step for placed in stack.steps]))
 
     # --- who a step is ----------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from upright.catalog import Entry
+    from upright.local import LocalStep
     from upright.run import Run
 
 SECTIONS = ("clean", "model", "prompt", "tune", "train", "fairness", "privacy", "explain")
@@ -23,7 +24,10 @@ SECTIONS = ("clean", "model", "prompt", "tune", "train", "fairness", "privacy", 
 
 @dataclass(frozen=True, eq=False)
 class Placed:
-    """A step where the stack put it; ``where`` is ``file:line:col``."""
+    """A step where the stack put it; ``where`` is ``file:line:col``.
+
+    ``entry`` says which distribution offers it, ``local`` which file beside the stack; a step made in code has neither.
+    """
 
     section: str
     use: str
@@ -31,9 +35,27 @@ class Placed:
     step: Step
     where: str
     entry: Entry | None = None
+    local: LocalStep | None = None
 
     def __str__(self) -> str:
         return f"{self.section}.{self.key}"
+
+    @property
+    def origin(self) -> dict[str, str | None]:
+        """Where its code comes from, for plans and locks: distribution and version, or file and hash."""
+        if self.local is not None:
+            return {"dist": None, "version": None, "file": self.local.file, "sha256": self.local.sha256}
+        dist, version = (self.entry.dist, self.entry.version) if self.entry else (None, None)
+        return {"dist": dist, "version": version}
+
+    @property
+    def told_origin(self) -> str:
+        """The same in words: distribution and version, or ``steps.py, local``."""
+        return (
+            f"{self.entry.dist} {self.entry.version}"
+            if self.entry
+            else f"{self.local.file if self.local else 'code'}, local"
+        )
 
     @property
     def reads_private(self) -> bool:
@@ -58,14 +80,17 @@ class Stack:
     cleaning: bool = False
 
     @classmethod
-    def load(cls, source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Stack:
+    def load(
+        cls, source: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *, run_code: bool = True
+    ) -> Stack:
         """Read a stack file (or a mapping of the same shape), apply ``a.b=v`` overrides and check it.
 
+        Without ``run_code`` no file beside the stack is run: its in-house steps cannot be had.
         Errors: `ConfigError` with one sentence per problem, `PluginError` for a step that cannot be had.
         """
         from upright.config import load
 
-        stack = load(source, overrides)
+        stack = load(source, overrides, run_code=run_code)
         stack.check()
         return stack
 

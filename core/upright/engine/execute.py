@@ -176,6 +176,9 @@ def _new_folder(stack: Stack) -> Path:
         ) from error
     source = Path(stack.source)
     given = source.read_text(encoding="utf-8") if source.is_file() else text
+    for local in {placed.local.place: placed.local for placed in stack.steps if placed.local}.values():
+        (folder / local.place).parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / local.place, local.source)
     write_atomic(folder / "stack.yaml", given)
     write_atomic(folder / "stack.resolved.yaml", text)
     return folder

@@ -53,7 +53,7 @@ def describe(run: Run) -> dict[str, Any]:
                 "section": placed.section,
                 "key": placed.key,
                 "use": placed.use,
-                "version": placed.entry.version if placed.entry else None,
+                **placed.origin,
                 "where": placed.where,
             }
             for placed in stack.steps
