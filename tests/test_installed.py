@@ -57,6 +57,7 @@ def test_core_names_no_step_and_no_distribution() -> None:
         "head",
         "language",
         "length",
+        "markup",
         "parity",
         "peft",
         "prefix",
