@@ -14,7 +14,7 @@ from upright import Step, local
 from upright.testing.kit import CHECKS, outcome, subject_of
 
 UNTESTED = {"imports-lightly", "cleaner-undoable", "cuda-bf16"}
-"""The first has a test of its own below; core cannot undo on tiny models yet; the last needs a GPU."""
+"""The first has a test of its own below; what cannot be undone does not decide the same twice either; the last needs a GPU."""
 
 
 def failures(step: Step, section: str, folder: Path, without: set[str]) -> list[str]:

@@ -281,7 +281,7 @@ def undone_equals_by_hand(folder: Path, rows: list[Row], rules: list[str], share
     chosen = {_place(line, lines) for line in lines if share(line)}
     if not chosen:
         return
-    new = _undone(old, lambda line: _place(line, lines) in chosen)
+    new = undo(old, lambda line: _place(line, lines) in chosen)
     assert rows_of(new) == by_hand(_identified(rows), rules, lambda *place: place in chosen)
     assert pq.read_table(new.folder / "data" / "train.parquet")["text"].to_pylist() == [r[1] for r in rows_of(new)]
     facts = json.loads((new.folder / "evidence" / "undo.json").read_text())
@@ -329,20 +329,11 @@ def _place(line: Row, lines: list[Row]) -> tuple[str, str, str, int]:
     return line["cleaner"].partition("@")[0], line["row_id"], line["action"], twins.index(line)
 
 
-def _undone(old: Run, chosen: Callable[[Row], bool]) -> Run:
-    """`undo` loads the run by its folder; the steps of this file are in no catalog, so the loaded run is given them."""
-    with pytest.MonkeyPatch.context() as patch:
-        stack = old.stack
-        patch.setattr(Run, "load", classmethod(lambda cls, folder: old))
-        assert old.stack is stack
-        return undo(old.folder, chosen)
-
-
 def test_the_rows_of_a_cleaner_that_looks_at_others_are_held_and_what_is_stale_is_said(tmp_path: Path) -> None:
     rows = [{"text": text, "label": "x"} for text in ("ac", "bc", "z", "q", "q")]
     old = execute(with_rules(tmp_path, ["swaps", "seldom"], train=written(tmp_path / "t.jsonl", rows)))
     assert sorted(text for _, text, _ in rows_of(old)) == ["bc", "q", "z"]
-    new = _undone(old, lambda line: line["action"] == "edit")
+    new = undo(old, lambda line: line["action"] == "edit")
     dropped = {line["row_id"] for line in read_ledger(old.folder).to_pylist() if line["action"] == "drop"}
     given = {row["row_id"]: row["text"] for row in _identified(rows)}
     kept = sorted(given[row] for row in given if row not in dropped)
@@ -355,7 +346,7 @@ def test_everything_undone_is_the_rows_as_they_were_given(tmp_path: Path, texts:
     rows = made(texts)
     old = execute(with_rules(tmp_path, RULED, train=written(tmp_path / "t.jsonl", rows)))
     before = {path: path.read_bytes() for path in old.folder.rglob("*") if path.is_file()}
-    new = _undone(old, lambda line: True)
+    new = undo(old, lambda line: True)
     assert [text for _, text, _ in rows_of(new)] == texts
     assert {path: path.read_bytes() for path in old.folder.rglob("*") if path.is_file()} == before
     with pytest.raises(ConfigError, match="is itself a run with decisions undone"):

@@ -38,19 +38,22 @@ Key = tuple[str | None, str, int]
 
 
 def undo(
-    folder: Path,
+    finished: Path | Run,
     chosen: Callable[[Entry], bool],
     only: tuple[str, ...] = (),
     listen: Callable[[Entry], None] | None = None,
 ) -> Run:
     """Clean the rows of a run again without the ``chosen`` lines of its ledger, in a new folder; return the new run.
 
-    ``only`` is what the evidence says was asked for. The old run is left as it is. Raises ConfigError where there is
+    A run is loaded from its folder; one whose steps are in no distribution is given itself. ``only`` is what the evidence
+    says was asked for. The old run is left as it is. Raises ConfigError where there is
     nothing to undo or a cleaner cannot decide again, IntegrityError where the run or its source is not what it was.
     """
     from upright.engine.execute import execute
 
-    old = _finished(folder)
+    folder = finished.folder if isinstance(finished, Run) else finished
+    _can_be_repeated(folder)
+    old = finished if isinstance(finished, Run) else Run.load(folder, run_code=True)
     ledger = read_ledger(old.folder, old)
     lines = ledger.to_pylist()
     if not any(map(chosen, lines)):
@@ -98,7 +101,7 @@ def named(words: tuple[str, ...], lines: list[Entry], folder: Path) -> Callable[
     return chosen
 
 
-def _finished(folder: Path) -> Run:
+def _can_be_repeated(folder: Path) -> None:
     if not (folder / "stack.resolved.yaml").is_file():
         raise ConfigError(f"{folder}: is no run folder; name one, such as runs/<name>/latest")
     if not (folder / "manifest.json").is_file():
@@ -111,7 +114,6 @@ def _finished(folder: Path) -> Run:
     problems, _ = check_manifest(folder)
     if problems:
         raise IntegrityError(problems[0])
-    return Run.load(folder)
 
 
 def _same_cleaners(steps: list[Placed], lines: list[Entry], folder: Path) -> None:

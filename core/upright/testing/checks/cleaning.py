@@ -61,10 +61,33 @@ def cleaner_stability(subject: Subject) -> str:
 
 
 def cleaner_undoable(subject: Subject) -> str:
-    """What a cleaner changed can be put back."""
-    _scope(subject)
-    # Core cannot take a decision back yet. When it can: clean, undo, and compare with the rows as given.
-    raise Skipped("core cannot undo a decision yet")
+    """What a cleaner decided can be undone: the rows are then those that were given."""
+    import json
+
+    from upright.engine.history import given
+    from upright.engine.undo import undo
+    from upright.evidence.ledger import read_ledger
+
+    if not _scope(subject).deterministic:
+        raise Skipped("it declares that its decisions differ from run to run, so core refuses to undo them")
+    subject.needs("cleaner-deterministic")
+    path = subject.folder / "dirty.jsonl"
+    rows = [{name: value for name, value in row.items() if name != "row_id"} for row in dirty_rows(subject.task)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    stack = subject.stack(data={"train": str(path)}).only_cleaning()
+    if all(placed.step is not subject.step for placed in stack.steps):
+        raise Skipped("its decisions belong to training and are not undone by themselves")
+    run = subject.execute(stack).run
+    if run is None:
+        raise Skipped("cleaning alone did not end; see `runs`")
+    count = len(read_ledger(run.folder, run))
+    if not count:
+        return "it decided nothing on the kit's rows"
+    undone = undo(run, lambda line: True)
+    for split, rows_given in given(run).items():
+        if undone.data[split].to_list() != rows_given.to_list():
+            raise Failed(f"with every decision undone, the rows of {split} are not those that were given")
+    return f"{count} decisions undone"
 
 
 def _scope(subject: Subject) -> Any:
