@@ -26,6 +26,8 @@ from upright_clean.outliers import Outliers, distance, robust_score
 def run_of(features: dict[str, np.ndarray], seed: int = 0) -> Any:
     """What the cleaners ask of a run: embeddings by text, the seed, and places for their errors."""
     return SimpleNamespace(
+        emit=lambda *_, **__: None,
+        key=lambda step: "step",
         embed=lambda rows: np.stack([features[text] for text in rows["text"][:]]),
         seed=seed,
         stack=SimpleNamespace(placed=lambda step: SimpleNamespace(where="f:1:1"), where=lambda *path: "f:1:1"),
@@ -157,7 +159,7 @@ def test_without_labels_it_says_what_to_do() -> None:
     with pytest.raises(ConfigError, match="needs a label for each row"):
         LabelIssues().clean(rows, run_of({}))
     with pytest.raises(ConfigError, match="by_class needs a label"):
-        Outliers(by_class=True).clean(rows, run_of({}))
+        Outliers(by_class=True).clean(rows, "train", run_of({}))
     one = Dataset.from_dict({"row_id": list("abcdef"), "text": ["x"] * 6, "label": ["y"] * 6})
     assert len(LabelIssues().clean(one, run_of({}))) == 0
 
@@ -194,10 +196,13 @@ def test_a_row_far_from_its_class_is_found_by_class_alone() -> None:
     texts = [f"t{n}" for n in range(120)]
     rows = Dataset.from_dict({"row_id": [f"{n:03d}" for n in range(120)], "text": texts, "label": labels})
     run = run_of(dict(zip(texts, points, strict=True)))
-    assert "007" not in Outliers(threshold=6).clean(rows, run).columns["row_id"]
-    assert "007" in Outliers(threshold=6, by_class=True).clean(rows, run).columns["row_id"]
+    assert "007" not in Outliers(threshold=6).clean(rows, "train", run).columns["row_id"]
+    assert "007" in Outliers(threshold=6, by_class=True).clean(rows, "train", run).columns["row_id"]
     shuffled = rows.select(chance.permutation(120).tolist())
-    assert Outliers(by_class=True).clean(shuffled, run).rows == Outliers(by_class=True).clean(rows, run).rows
+    assert (
+        Outliers(by_class=True).clean(shuffled, "train", run).rows
+        == Outliers(by_class=True).clean(rows, "train", run).rows
+    )
 
 
 # --- with the base --------------------------------------------------------------------------------------------------

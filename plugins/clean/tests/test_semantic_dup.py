@@ -62,7 +62,9 @@ def test_the_order_of_the_rows_changes_nothing_and_rows_without_text_stay() -> N
     texts = ["a", "b", "", " ", "c", "d"]
     angles = {"a": 0.0, "b": 0.1, "c": 0.2, "d": 2.0}
     embed = lambda asked: np.array([[np.cos(angles[t]), np.sin(angles[t])] for t in asked], np.float32)  # noqa: E731
-    run: Any = SimpleNamespace(embed=embed, device=torch.device("cpu"))
+    run: Any = SimpleNamespace(
+        embed=embed, device=torch.device("cpu"), emit=lambda *_, **__: None, key=lambda step: "step"
+    )
     rows = Dataset.from_dict({"row_id": [str(n) for n in range(6)], "text": texts, "label": ["x"] * 6})
     step = SemanticDup(threshold=0.99)  # a~b, b~c, a not~c: c stays
     found = step.clean(rows, "train", run).columns

@@ -12,6 +12,8 @@ from upright import Decisions, Step, hook
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from upright import Run
+
 
 class ExactDup(Step):
     """Drop rows whose input is the same as another row's of their split. Runs of white space count as one blank.
@@ -26,14 +28,16 @@ class ExactDup(Step):
     )
 
     @hook
-    def clean(self, rows: Dataset) -> Decisions:
+    def clean(self, rows: Dataset, split: str, run: Run) -> Decisions:
         import numpy as np
         import pyarrow.compute as pc
 
         from upright_clean.inputs import column, label_codes
 
         ids = np.array(column(rows, "row_id").to_pylist(), dtype=object)
-        codes = pc.dictionary_encode(self._inputs(rows)).indices.to_numpy()
+        texts = self._inputs(rows)
+        codes = pc.dictionary_encode(texts).indices.to_numpy()
+        run.emit("memory", step=run.key(self), split=split, bytes=2 * texts.nbytes + 8 * len(ids))
         by_id = np.argsort(ids)
         _, first = np.unique(codes[by_id], return_index=True)
         stays = by_id[first][codes]

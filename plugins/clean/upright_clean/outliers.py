@@ -32,7 +32,7 @@ class Outliers(Step):
     threshold: float = Field(3.5, gt=0, description="Robust standard deviations over the median distance.")
 
     @hook
-    def clean(self, rows: Dataset, run: Run) -> Decisions:
+    def clean(self, rows: Dataset, split: str, run: Run) -> Decisions:
         import numpy as np
 
         decisions = Decisions()
@@ -44,6 +44,7 @@ class Outliers(Step):
         ids = rows["row_id"][:]
         order = np.argsort(np.array(ids))  # by id, so that the order of the rows decides nothing
         features = run.embed(rows.select(order))
+        run.emit("memory", step=run.key(self), split=split, bytes=2 * features.nbytes)
         classes = np.zeros(len(ids), dtype=np.int64)
         if self.by_class:
             labels = np.array([str(label) for label in rows["label"][:]])

@@ -38,6 +38,7 @@ class SemanticDup(Step):
         ranked = pc.sort_indices(ids).to_numpy()
         ranked = ranked[pc.not_equal(pc.utf8_trim_whitespace(texts), "").to_numpy(zero_copy_only=False)[ranked]]
         embeddings = run.embed(texts.take(ranked).to_pylist())
+        run.emit("memory", step=run.key(self), split=split, bytes=embeddings.nbytes + texts.nbytes)
         found = alike(embeddings, label_codes(rows)[ranked], self.threshold, run.device)
         names = np.array(ids.take(ranked).to_pylist(), dtype=object)
         decisions = Decisions()
