@@ -103,7 +103,8 @@ class Stack:
     @property
     def cleans_only(self) -> bool:
         """Whether the stack ends after cleaning: no model section and nothing but cleaning steps."""
-        return bool(self.steps) and "model" not in self.raw and all(_only_cleans(p.step) for p in self.steps)
+        cleans = all(placed.section == "clean" or _only_cleans(placed.step) for placed in self.steps)
+        return bool(self.steps) and "model" not in self.raw and cleans
 
     def check(self) -> None:
         """Refuse what cannot be run, one sentence per problem, naming both sides and their lines."""
