@@ -66,7 +66,9 @@ def places(rows: Dataset, terms: Iterable[str], columns: Sequence[str]) -> list[
     return [int(place) for place in np.flatnonzero(found)]
 
 
-def held(rows: Dataset, terms: Iterable[str], columns: Sequence[str], others: Sequence[str]) -> Iterator[dict[str, Any]]:
+def held(
+    rows: Dataset, terms: Iterable[str], columns: Sequence[str], others: Sequence[str]
+) -> Iterator[dict[str, Any]]:
     """The rows in which a term may stand in one of ``columns``, each with ``columns`` and ``others``."""
     chosen = rows.select_columns([*columns, *others]).select(places(rows, terms, columns))
     values = [chosen[name][:] for name in (*columns, *others)]
