@@ -96,7 +96,9 @@ def test_other_kinds_are_asked_for_and_a_phrase_follows_all_of_them() -> None:
 
 def test_the_lists_are_such_that_words_and_characters_keep_their_number() -> None:
     for kind, one, other in LISTS:
-        assert one and other and kind in (*KINDS, "keep", "names")
+        assert one
+        assert other
+        assert kind in (*KINDS, "keep", "names")
         assert len(one.split(" ")) == len(other.split(" "))
         assert not is_han(one) or len(one) == len(other)
     assert len({tuple(line) for line in LISTS}) == len(LISTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ def test_articles_fit_and_other_seeds_give_other_copies() -> None:
     )
     for decision in asked(rows, share=1.0, copies=3):
         words = decision["values"]["text"].split()
-        for article, word in zip(words, words[1:], strict=False):
+        for article, word in itertools.pairwise(words):
             assert article not in ("a", "an") or (article == "an") == (word[0] in "aeio") or word == "usual"
     assert asked(rows, seed=1) != asked(rows, seed=2)
 

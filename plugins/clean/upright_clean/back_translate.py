@@ -34,10 +34,10 @@ class BackTranslate(Step):
         {"text-classification", "text-generation", "text2text-generation"}
     )
 
-    forward: str = Field(
+    forward_model: str = Field(
         min_length=1, description="Sequence-to-sequence model from the data's language: a folder or a hub id."
     )
-    backward: str = Field(min_length=1, description="Model of the other direction.")
+    backward_model: str = Field(min_length=1, description="Model of the other direction.")
     forward_prefix: str = Field("", description="Text in front of each input, where the model wants one (T5).")
     backward_prefix: str = Field("", description="The same for the other direction.")
     num_beams: int = Field(4, ge=1, description="Beams of the search; 1 is greedy.")
@@ -54,9 +54,9 @@ class BackTranslate(Step):
         columns = [name for name in COLUMNS if name in rows.column_names]
         texts = {name: rows[name][:] for name in columns}
         wanted = sorted({text for column in texts.values() for text in column if text and text.strip()})
-        there = self._translated(wanted, self.forward, self.forward_prefix, "forward", run)
+        there = self._translated(wanted, self.forward_model, self.forward_prefix, "forward_model", run)
         middle = sorted({text for text in there.values() if text.strip()})
-        back = self._translated(middle, self.backward, self.backward_prefix, "backward", run)
+        back = self._translated(middle, self.backward_model, self.backward_prefix, "backward_model", run)
         final = {text: back.get(between, "").strip() for text, between in there.items()}
         decisions, lost = Decisions(), 0
         for place, row_id in enumerate(rows["row_id"][:]):
