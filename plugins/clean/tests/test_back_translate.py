@@ -51,8 +51,8 @@ def stack(folder: Path, forward: Path | str, backward: Path | str, **settings: A
     data = {split: write_rows(folder / f"{split}.jsonl", rows) for split in ("train", "validation", "test")}
     step = {
         "use": "back-translate",
-        "forward": str(forward),
-        "backward": str(backward),
+        "forward_model": str(forward),
+        "backward_model": str(backward),
         "max_new_tokens": 6,
         **settings,
     }
