@@ -1,1 +1,1 @@
-"""Cleaning steps for Upright: exact-dup, unicode, length."""
+"""Cleaning steps for Upright: back-translate, balance, bias-report, counterfactual-augment, exact-dup, length, synonym, unicode."""
