@@ -83,14 +83,20 @@ def test_copies_are_what_transformers_gives_text_by_text(
 
 
 def test_a_text_that_would_be_cut_has_no_copy_and_that_is_told(marian: Path, tmp_path: Path) -> None:
-    made = stack(tmp_path, marian, marian)
-    long = {"text": " ".join(WORDS["other"] * 4), "label": "a", "who": "z"}
-    write_rows(tmp_path / "train.jsonl", [long, {"text": "fever today", "label": "a", "who": "y"}])
-    told: list[dict[str, Any]] = []
-    run = execute(made, listen=told.append)
-    assert all(row["label"] == "a" for row in run.data["train"])
-    (warning,) = [event["message"] for event in told if event["event"] == "warning" and "copy" in event["message"]]
-    assert "clean.back-translate: 1 of 2 rows got no copy: a text is too long" in warning
+    def lost(rows: list[dict[str, Any]]) -> int:
+        made = stack(tmp_path, marian, marian)
+        told: list[dict[str, Any]] = []
+        write_rows(tmp_path / "train.jsonl", rows)
+        run = execute(made, listen=told.append)
+        long = {row["row_id"] for row in run.data["train"] if len(row["text"].split()) > 32}
+        assert not any(entry["parent"] in long for entry in read_ledger(run.folder).to_pylist())
+        (warning,) = [event["message"] for event in told if event["event"] == "warning" and "copy" in event["message"]]
+        assert "got no copy: a text is too long" in warning
+        return int(warning.split("clean.back-translate: ")[1].split(" of ")[0])
+
+    rows = [{"text": text, "label": "a", "who": str(n)} for n, text in enumerate([*TEXTS[:4], "? !"])]
+    cut = [{"text": " ".join(WORDS["other"] * 4 + [word]), "label": "a", "who": word} for word in ("x", "y")]
+    assert lost([*rows, *cut]) == lost([*rows, cut[0]]) + 1
 
 
 def test_a_model_that_is_missing_or_does_not_translate_is_refused(

@@ -1,1 +1,1 @@
-"""Cleaning steps for Upright: back-translate, balance, bias-report, counterfactual-augment, exact-dup, length, synonym, unicode."""
+"""Cleaning steps for Upright: they decide, core applies and remembers."""
