@@ -11,9 +11,9 @@ from tiny_models import WORDS, make_tokenizer
 
 from conftest import write_rows
 from upright import Stack
-from upright.engine.cleaning import read_ledger
 from upright.engine.execute import execute
 from upright.errors import ConfigError
+from upright.evidence.ledger import read_ledger
 
 TEXTS = ["fever today", "patient has some pain and cough", "walk", "the note", "smile and rest again", "   "]
 

@@ -16,9 +16,9 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from conftest import toy_rows, write_rows
 from upright import Stack
-from upright.engine.cleaning import read_ledger
 from upright.engine.execute import execute, prepare_run
 from upright.errors import ConfigError
+from upright.evidence.ledger import read_ledger
 from upright_clean import cells
 from upright_clean.balance import Balance
 

@@ -14,9 +14,9 @@ from scipy.stats import binomtest
 
 from conftest import DATA, toy_rows, write_rows
 from upright import Stack
-from upright.engine.cleaning import read_ledger
 from upright.engine.execute import execute
 from upright.errors import ConfigError
+from upright.evidence.ledger import read_ledger
 from upright.evidence.verify import verify
 from upright_clean import association
 from upright_clean.association import npmi, wilson, withheld

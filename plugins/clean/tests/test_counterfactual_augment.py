@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from conftest import write_rows
 from upright import Stack
-from upright.engine.cleaning import read_ledger
 from upright.engine.execute import execute
 from upright.errors import ConfigError
+from upright.evidence.ledger import read_ledger
 from upright_clean.counterfactual_augment import CounterfactualAugment
 from upright_clean.lists import shipped
 from upright_clean.swaps import Swaps, swapped
