@@ -411,3 +411,52 @@ def test_fingerprints_tell_rows_and_not_their_order(tmp_path: Path) -> None:
     assert fingerprint(Dataset.from_dict({"row_id": ids}).select(range(1, 50))) == fingerprint(
         Dataset.from_dict({"row_id": ids[1:]})
     )
+
+
+# --- the command line ---------------------------------------------------------------------------------------------------
+
+
+def upright(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "upright", *words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "NO_COLOR": "1"},
+    )
+
+
+def test_clean_and_why_as_a_user_types_them(tmp_path: Path) -> None:
+    rows = [{"text": text, "label": "x"} for text in ("caf\u00c3\u00a9", "plain words", "plain words", "z")]
+    written(tmp_path / "t.jsonl", rows)
+    written(tmp_path / "v.jsonl", [{"text": "other", "label": "x"}])
+    (tmp_path / "stack.yaml").write_text(
+        "name: c\ndata: {train: t.jsonl, validation: v.jsonl}\nclean: [unicode, exact-dup]\nmodel: {base: minilm}\ntune: head\n"
+    )
+    dry = upright("clean", "--dry-run", cwd=tmp_path)
+    assert dry.returncode == 0, dry.stderr
+    assert "before: text: caf\u00c3\u00a9" in dry.stdout
+    assert "after:  text: caf\u00e9" in dry.stdout
+    assert not (tmp_path / "runs").exists()
+    told = json.loads(upright("clean", "--json", cwd=tmp_path).stdout)
+    run = tmp_path / told["folder"]
+    assert told["rows"] == {"train": 3, "validation": 1}
+    assert pq.read_table(run / "data" / "train.parquet").num_rows == 3
+    why = upright("why", str(run), "train:1", "--text", cwd=tmp_path).stdout
+    assert "given as row 1 of train" in why
+    assert "unicode@" in why
+    assert "mojibake" in why
+    undone = upright("clean", str(run), "--undo", "--only", "exact-dup", cwd=tmp_path)
+    assert "rows: train 4, validation 1" in undone.stdout
+    new = tmp_path / Path(undone.stdout.strip().split("\n")[-1]).parent
+    assert upright("verify", str(new), cwd=tmp_path).returncode == 0
+    assert "without 1 of its decisions" in (new / "report.html").read_text()
+    for words, code, sentence in (
+        (("clean", "--only", "x"), 2, "--only goes with --undo"),
+        (("clean", str(run), "--undo", "--dry-run"), 2, "leave --dry-run, --resume and --set out"),
+        (("clean", str(tmp_path), "--undo"), 2, "is no run folder"),
+        (("why", str(run), "train:9"), 2, "there is no row train:9 (train has 4 rows, validation has 1 rows)"),
+    ):
+        done = upright(*words, cwd=tmp_path)
+        assert (done.returncode, sentence in done.stderr) == (code, True), done.stderr

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from upright.commands.options import STACK, Json, Overrides, print_json, table
+from upright.commands.options import STACK, Json, Overrides, RunCode, print_json, table
 
 if TYPE_CHECKING:
     from upright.run import Run
@@ -40,6 +40,7 @@ def clean(
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Go on in this folder of an interrupted `upright clean`.")
     ] = None,
+    run_code: RunCode = False,
     as_json: Json = False,
 ) -> None:
     """Clean a stack's rows and stop before the model; print what was decided and where the rows are.
@@ -61,7 +62,7 @@ def clean(
         raise ConfigError("--undo repeats a run as it was; leave --dry-run, --resume and --set out")
     quiet_libraries()
     if undo:
-        _told(_undone(target, tuple(only or ())), as_json)
+        _told(_undone(target, tuple(only or ()), run_code), as_json)
         return
     if resume is not None and target == STACK:
         target = resume / "stack.resolved.yaml"
@@ -84,18 +85,17 @@ def _elsewhere(stack: Stack, folder: str) -> Stack:
     return replace(stack, settings=stack.settings.model_copy(update={"output": folder}))
 
 
-def _undone(folder: Path, only: tuple[str, ...]) -> Run:
-    from upright.engine.undo import named, undo
-    from upright.errors import ConfigError
+def _undone(folder: Path, only: tuple[str, ...], run_code: bool) -> Run:
+    from upright.engine.undo import can_be_repeated, named, undo
     from upright.evidence.ledger import read_ledger
     from upright.progress import Progress
     from upright.run import Run
 
-    if not (folder / "stack.resolved.yaml").is_file():
-        raise ConfigError(f"{folder}: is no run folder; --undo takes one, such as runs/<name>/latest")
-    lines = read_ledger(folder, Run.load(folder)).to_pylist()
+    can_be_repeated(folder)
+    run = Run.load(folder, run_code=run_code)
+    lines = read_ledger(run.folder, run).to_pylist()
     with Progress() as progress:
-        return undo(folder, named(only, lines, folder), only, progress)
+        return undo(run, named(only, lines, folder), only, progress)
 
 
 def _told(run: Run, as_json: bool, examples: list[dict[str, Any]] | None = None, there: bool = True) -> None:

@@ -14,6 +14,9 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as train.epochs=1; the last one wins."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+RunCode = Annotated[
+    bool, typer.Option("--run-code", help="Run the in-house steps that the run's folder brings along; read them first.")
+]
 Folder = Annotated[Path, typer.Argument(help="A run folder, such as runs/<name>/latest.")]
 
 STACK = Path("stack.yaml")

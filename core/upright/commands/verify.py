@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
-from upright.commands.options import Folder, Json, print_json
+from upright.commands.options import Folder, Json, RunCode, print_json
 
 
 def verify(
     run: Folder,
-    run_code: Annotated[
-        bool,
-        typer.Option("--run-code", help="Run the in-house steps whose files the run brings along; read them first."),
-    ] = False,
+    run_code: RunCode = False,
     as_json: Json = False,
 ) -> None:
     """Hash every file, derive every figure again from predictions and ledgers, judge the gates again.

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from upright.commands.options import Folder, Json, print_json
+from upright.commands.options import Folder, Json, RunCode, print_json
 
 
 def why(
@@ -15,6 +15,7 @@ def why(
         str, typer.Argument(help="A row's id, the beginning of one, or <split>:<number>, such as train:17.")
     ],
     text: Annotated[bool, typer.Option("--text", help="Show the row's columns as its file holds them now.")] = False,
+    run_code: RunCode = False,
     as_json: Json = False,
 ) -> None:
     """Tell what became of a row: where it came from, every decision on it and its reason, and what was predicted."""
@@ -23,7 +24,7 @@ def why(
     from upright.progress import quiet_libraries
 
     quiet_libraries()
-    story = history(run, row)
+    story = history(run, row, run_code=run_code)
     held = story.pop("text")
     if as_json:
         print_json({**story, "text": held} if text else story)

@@ -36,15 +36,16 @@ def given_rows(run: Run, ids: set[str]) -> Iterator[dict[str, Any]]:
         yield from data.select(places)
 
 
-def history(folder: Path, word: str) -> dict[str, Any]:
+def history(folder: Path, word: str, *, run_code: bool = False) -> dict[str, Any]:
     """The story of one row of a run.
 
-    ``word`` is a row's id, the beginning of one, or ``<split>:<number>`` (the first row of a split is 1). Raises ConfigError
-    where there is no such row or the folder is no run's, IntegrityError where its ledger cannot be read.
+    ``word`` is a row's id, the beginning of one, or ``<split>:<number>`` (the first row of a split is 1); with
+    ``run_code`` the in-house steps that the folder brings along are loaded. Raises ConfigError where there is no such row or
+    the folder is no run's, IntegrityError where its ledger cannot be read.
     """
     if not (folder / "stack.resolved.yaml").is_file():
         raise ConfigError(f"{folder}: is no run folder; name one, such as runs/<name>/latest")
-    run = Run.load(folder)
+    run = Run.load(folder, run_code=run_code)
     lines = read_ledger(run.folder, run).to_pylist()
     source, reason = _source(run)
     row_id = _row(word, lines, source, reason, run)

@@ -42,18 +42,21 @@ def undo(
     chosen: Callable[[Entry], bool],
     only: tuple[str, ...] = (),
     listen: Callable[[Entry], None] | None = None,
+    *,
+    run_code: bool = False,
 ) -> Run:
     """Clean the rows of a run again without the ``chosen`` lines of its ledger, in a new folder; return the new run.
 
-    A run is loaded from its folder; one whose steps are in no distribution is given itself. ``only`` is what the evidence
-    says was asked for. The old run is left as it is. Raises ConfigError where there is
-    nothing to undo or a cleaner cannot decide again, IntegrityError where the run or its source is not what it was.
+    A run is loaded from its folder (``run_code``: with the in-house steps that it brings along); one whose steps are in no
+    distribution is given itself. ``only`` is what the evidence says was asked for. The old run is left as it is. Raises
+    ConfigError where there is nothing to undo or a cleaner cannot decide again, IntegrityError where the run or its source is
+    not what it was.
     """
     from upright.engine.execute import execute
 
     folder = finished.folder if isinstance(finished, Run) else finished
-    _can_be_repeated(folder)
-    old = finished if isinstance(finished, Run) else Run.load(folder, run_code=True)
+    can_be_repeated(folder)
+    old = finished if isinstance(finished, Run) else Run.load(folder, run_code=run_code)
     ledger = read_ledger(old.folder, old)
     lines = ledger.to_pylist()
     if not any(map(chosen, lines)):
@@ -101,7 +104,8 @@ def named(words: tuple[str, ...], lines: list[Entry], folder: Path) -> Callable[
     return chosen
 
 
-def _can_be_repeated(folder: Path) -> None:
+def can_be_repeated(folder: Path) -> None:
+    """Raises ConfigError where the folder holds no ended run, IntegrityError where a file of it was changed."""
     if not (folder / "stack.resolved.yaml").is_file():
         raise ConfigError(f"{folder}: is no run folder; name one, such as runs/<name>/latest")
     if not (folder / "manifest.json").is_file():
