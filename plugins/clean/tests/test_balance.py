@@ -80,7 +80,8 @@ def fake(sensitive: list[str], folder: Path) -> Any:
     data = type("D", (), {"sensitive": sensitive})
     config = type("C", (), {"data": data})
     key, home = (lambda self, step: "balance"), (lambda self, step: folder)
-    return type("R", (), {"seed": 1, "config": config, "key": key, "step_folder": home})()
+    told = {"key": key, "step_folder": home, "emit": lambda self, event, **figures: None}
+    return type("R", (), {"seed": 1, "config": config, **told})()
 
 
 @settings(max_examples=60, deadline=None)
@@ -92,7 +93,7 @@ def test_repeated_rows_fill_the_cells_evenly_whatever_their_order(
     listed = [{"row_id": f"{n:04x}", "label": label, "sex": sex} for n, (label, sex) in enumerate(rows)]
     schema = Dataset.from_list([{"row_id": "", "label": "", "sex": ""}]).features
     step = Balance(by=["label", "sex"], how="add", max_factor=cap)
-    found = step.clean(Dataset.from_list(listed, features=schema), fake(["sex"], folder)).rows
+    found = step.clean(Dataset.from_list(listed, features=schema), "train", fake(["sex"], folder)).rows
     added = Counter(decision["row_id"] for decision in found)
     assert {decision["action"] for decision in found} <= {"add"}
     members: dict[Any, list[str]] = {}
@@ -106,7 +107,7 @@ def test_repeated_rows_fill_the_cells_evenly_whatever_their_order(
         assert max(copies) - min(copies) <= 1
     assert not added  # rows without a group are in no cell
     chance.shuffle(listed)
-    again = step.clean(Dataset.from_list(listed, features=schema), fake(["sex"], folder)).rows
+    again = step.clean(Dataset.from_list(listed, features=schema), "train", fake(["sex"], folder)).rows
     assert sorted(d["row_id"] for d in again) == sorted(d["row_id"] for d in found)
 
 

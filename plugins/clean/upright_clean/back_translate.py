@@ -50,9 +50,12 @@ class BackTranslate(Step):
         return Scope(splits=frozenset({"train"}), dp_stability=1 if self.batch_size == 1 else None)
 
     @hook
-    def clean(self, rows: Dataset, run: Run) -> Decisions:
+    def clean(self, rows: Dataset, split: str, run: Run) -> Decisions:
         columns = [name for name in COLUMNS if name in rows.column_names]
         texts = {name: rows[name][:] for name in columns}
+        if not run.private:  # a sum over all records is no figure of one unit
+            size = sum(len(text.encode()) for column in texts.values() for text in column if text)
+            run.emit("memory", step=run.key(self), split=split, bytes=3 * size)  # as given, there, and back
         wanted = sorted({text for column in texts.values() for text in column if text and text.strip()})
         there = self._translated(wanted, self.forward_model, self.forward_prefix, "forward_model", run)
         middle = sorted({text for text in there.values() if text.strip()})

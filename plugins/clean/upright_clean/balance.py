@@ -68,7 +68,7 @@ class Balance(Step):
         return Scope(splits=frozenset({"train"}), dp_stability=1 if self.how == "weights" else None)
 
     @hook
-    def clean(self, rows: Dataset, run: Run) -> Decisions:
+    def clean(self, rows: Dataset, split: str, run: Run) -> Decisions:
         self._check(rows, run)
         decisions = Decisions()
         if self.how == "add":
@@ -78,6 +78,8 @@ class Balance(Step):
             counts = [int(count) for count in np.bincount(places[places >= 0], minlength=len(names))]
             more = [goal - count for goal, count in zip(wanted(counts, self.max_factor), counts, strict=True)]
             ids = np.array(rows["row_id"][:], dtype=object)
+            held = places.nbytes * (len(self.by) + 1) + sum(map(len, ids))
+            run.emit("memory", step=run.key(self), split=split, bytes=held)
             for cell, added in enumerate(more):
                 decisions.extend(self._repeated(ids[places == cell], added, run), "add", "small-cell")
             self._write(run, names, counts, more, len(rows))
