@@ -12,7 +12,7 @@ CANDIDATES = 101
 def choose(scores: np.ndarray, truth: np.ndarray, columns: list[np.ndarray], max_gap: float) -> float:
     """The threshold of best accuracy less the part of the equalized-odds difference that is over ``max_gap``.
 
-    ``scores`` float[n] of the positive class, ``truth`` bool[n], ``columns`` the group names (None: missing) by column.
+    ``scores`` float[n] of the positive class, ``truth`` bool[n], ``columns`` the groups int[n] (-1: missing) of each spec.
     A bound instead of the subtraction would be met best by refusing everybody.
     """
     best, chosen = -np.inf, 0.5
@@ -26,7 +26,6 @@ def choose(scores: np.ndarray, truth: np.ndarray, columns: list[np.ndarray], max
 
 
 def _gap(truth: np.ndarray, decision: np.ndarray, groups: np.ndarray) -> float:
-    names = sorted({group for group in groups if group is not None})
-    found = rates.rates(rates.cells(truth, decision, groups, names))
-    gaps = [np.ptp(found[rate]) for rate in rates.GAPS["equalized_odds"]]
+    counts = rates.cells(truth, decision, groups, int(groups.max(initial=-1)) + 1)
+    gaps = [np.ptp(rates.value(counts, rate)) if len(counts) else 0.0 for rate in rates.GAPS["equalized_odds"]]
     return float(np.nan_to_num(max(gaps), nan=0.0))
