@@ -36,7 +36,7 @@ def test_the_stack_of_the_readme_is_one(tmp_path: Path) -> None:
     (tmp_path / "stack.yaml").write_text(blocks(ROOT / "README.md", "yaml")[0])
     stack = Stack.load(tmp_path)
     assert stack.private
-    assert len(stack.steps) == 8
+    assert len(stack.steps) == 9
 
 
 @pytest.mark.parametrize(

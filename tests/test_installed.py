@@ -50,7 +50,20 @@ def test_importing_a_step_imports_nothing_heavy(tmp_path: Path) -> None:
 def test_core_names_no_step_and_no_distribution() -> None:
     entries = [entry for entry in catalog.steps() if entry.dist.startswith("upright")]
     # words of the language that are names of steps as well, and would be found in any prose
-    ordinary = {"adapter", "calibrate", "full", "head", "length", "peft", "prefix", "template", "unicode"}
+    ordinary = {
+        "adapter",
+        "calibrate",
+        "full",
+        "head",
+        "language",
+        "length",
+        "markup",
+        "parity",
+        "peft",
+        "prefix",
+        "template",
+        "unicode",
+    }
     names = (
         {entry.name for entry in entries} - ordinary
         | {entry.dist for entry in entries}

@@ -9,10 +9,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from datasets import Dataset
 
 from upright import Stack
 from upright.calls import Calls
-from upright.engine.data import load_data, row_ids, set_aside
+from upright.engine.data import load_data, set_aside
+from upright.engine.identities import row_ids
 from upright.engine.tasks import get
 from upright.errors import ConfigError
 from upright.run import Run
@@ -81,13 +83,16 @@ def test_row_identities_do_not_depend_on_the_order_of_others_and_tell_twins_apar
 
 
 def test_a_tenth_is_set_aside_by_label_whatever_the_order_of_rows() -> None:
+    def aside(rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+        return [row for row, chosen in zip(rows, set_aside(Dataset.from_list(rows), seed), strict=True) if chosen]
+
     rows = [{"label": "ab"[n % 4 == 0], "row_id": f"{n}", "unit": n} for n in range(100)]
-    train, validation = set_aside(rows, 3)
-    assert len(validation) == 10 == 100 - len(train)
+    validation = aside(rows, 3)
+    assert len(validation) == 10
     assert sum(row["label"] == "b" for row in validation) == 2
     mixed = random.Random(0).sample(rows, 100)
-    assert {row["row_id"] for row in set_aside(mixed, 3)[1]} == {row["row_id"] for row in validation}
-    assert {row["row_id"] for row in set_aside(rows, 4)[1]} != {row["row_id"] for row in validation}
+    assert {row["row_id"] for row in aside(mixed, 3)} == {row["row_id"] for row in validation}
+    assert {row["row_id"] for row in aside(rows, 4)} != {row["row_id"] for row in validation}
 
 
 def test_rows_of_one_value_of_the_unit_column_are_one_unit_and_stay_together(tmp_path: Path) -> None:

@@ -82,6 +82,10 @@ class Calls:
         """Who answers ``name``, in order, wrappers left out."""
         return self._answers[name]
 
+    def wraps(self, name: str) -> bool:
+        """Whether a step wraps ``name``."""
+        return bool(self._wrappers[name])
+
     def around(self, name: str, given: dict[str, Any], inner: Callable[[], Any]) -> Any:
         """``inner()`` inside the wrappers of hook ``name``, the first in the file outermost."""
         for wrapper in reversed(self._wrappers[name]):
@@ -132,10 +136,10 @@ class Calls:
     # --- one method per hook; hooks.py says what each means ---------------------------------------------------------
 
     def clean(self, step: Step, rows: Dataset, split: str, run: Run) -> Decisions | None:
-        """One step's decisions: core applies them before the next step is asked."""
+        """One step's decisions, wrappers left out: `upright.engine.cleaning` puts them around a whole split's."""
         given = {"rows": rows, "split": split, "step": step, "run": run}
         asked = next((answer for answer in self._answers["clean"] if answer.step is step), None)
-        decisions: Decisions | None = self.around("clean", given, partial(asked.__call__, given)) if asked else None
+        decisions: Decisions | None = asked(given) if asked else None
         return decisions
 
     def model(self, run: Run) -> Module:

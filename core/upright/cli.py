@@ -8,20 +8,24 @@ from typing import TYPE_CHECKING
 import typer
 
 from upright.commands.check import check
+from upright.commands.clean import clean
 from upright.commands.compare import compare
+from upright.commands.conform import conform
 from upright.commands.init import init
+from upright.commands.new import new
 from upright.commands.plan import plan
 from upright.commands.plugins import plugins
 from upright.commands.report import report
 from upright.commands.run import run
 from upright.commands.schema import schema
 from upright.commands.verify import verify
+from upright.commands.why import why
 from upright.errors import PluginError, UprightError
 
 if TYPE_CHECKING:
     from upright.catalog import Entry
 
-COMMANDS = (init, check, plan, run, report, compare, verify, plugins, schema)
+COMMANDS = (init, check, plan, clean, run, why, report, compare, verify, plugins, schema, new, conform)
 EPILOG = (
     "Exit codes: 0 ok, 1 failed, 2 config, 3 plugin missing or broken, 4 a gate failed, 5 integrity, 130 interrupted."
 )

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from upright import catalog
+from upright import catalog, local
 from upright.document import Document, Keys, dotted, from_mapping, override, read_document, substitute
-from upright.errors import ConfigError
+from upright.errors import ConfigError, PluginError
 from upright.settings import ModelSettings, Settings
 from upright.stack import SECTIONS, Placed, Stack
 
@@ -22,8 +22,8 @@ CORE = tuple(Settings.model_fields)
 """Top-level keys that are core's own; every other key is a section of steps."""
 
 
-def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Stack:
-    """Read a stack file or a mapping; `Stack.check` is left to the caller.
+def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *, run_code: bool = True) -> Stack:
+    """Read a stack file or a mapping; `Stack.check` is left to the caller. ``run_code``: see `Stack.load`.
 
     Raises ConfigError with one sentence per problem, PluginError for a step that cannot be had.
     """
@@ -37,11 +37,14 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
     for assignment in overrides:
         override(document, assignment)
     substitute(document)
-    return _Builder(document, root).build()
+    return _Builder(document, root, run_code).build()
 
 
 def resolved(stack: Stack) -> dict[str, Any]:
-    """The whole stack as plain data, every default filled in; it loads again to the same stack from any folder."""
+    """The whole stack as plain data, every default filled in; it loads again to the same stack from any folder.
+
+    In-house steps are named where a run keeps their files, ``./code/<hash>/steps.py:MyStep``: from the run's folder.
+    """
     settings = stack.settings.model_dump(mode="json")
     data = settings["data"]
     for name in ("train", "validation"):
@@ -66,13 +69,14 @@ def resolved(stack: Stack) -> dict[str, Any]:
             for name, value in placed.step
             if isinstance(value, Path)
         }
-        entry = {"use": placed.use, "name": placed.key, **placed.step.model_dump(mode="json"), **paths}
+        use = f"./{placed.local.place}:{placed.local.name}" if placed.local else placed.use
+        entry = {"use": use, "name": placed.key, **placed.step.model_dump(mode="json"), **paths}
         sections.setdefault(placed.section, []).append(entry)
     if "model" in sections:
         model |= sections.pop("model")[0]
     train["steps"] = sections.pop("train", [])
     found = {**settings, **sections}
-    if not stack.cleans_only:
+    if stack.sets_aside:
         found["model"] = model
     if stack.trains:
         found["train"] = train
@@ -89,8 +93,8 @@ def _absolute(source: str | None, root: Path) -> str | None:
 
 
 class _Builder:
-    def __init__(self, document: Document, root: Path) -> None:
-        self.document, self.root = document, root
+    def __init__(self, document: Document, root: Path, run_code: bool) -> None:
+        self.document, self.root, self.run_code = document, root, run_code
         self.problems: list[str] = []
 
     def build(self) -> Stack:
@@ -148,15 +152,29 @@ class _Builder:
         if not isinstance(use, str):
             self._problem(path, "needs `use:` with the name of a step")
             return []
-        key = name if isinstance(name, str) else use
+        key = name if isinstance(name, str) else use.rpartition(":")[2] if local.is_local(use) else use
         if not key.replace("-", "").replace("_", "").replace(".", "").isalnum():
             self._problem((*path, "name"), f"{key!r} cannot name a step; use letters, digits, '-', '_' and '.'")
             return []
         where = self._where((*path, "use"))
-        entry = catalog.find(section, use, where)
         settings = {key: value for key, value in content.items() if key not in ("use", "name")}
+        if local.is_local(use):
+            return self._local_step(section, use, key, settings, path, f"{where}  {section}")
+        entry = catalog.find(section, use, where)
         step = self._validated(catalog.load(entry, where), settings, path, f"{section}.{use}")
         return [Placed(section, use, key, step, self._where(path), entry)] if step is not None else []
+
+    def _local_step(
+        self, section: str, use: str, key: str, settings: dict[str, Any], path: Keys, told: str
+    ) -> list[Placed]:
+        """A step of a file beside the stack; every section takes one."""
+        if not self.run_code:
+            raise PluginError(
+                f"{told}: {use} is code that came with the run, and is not run unasked; read it, then use `--run-code`"
+            )
+        found, file = local.find(use, self.root, told)
+        step = self._validated(local.load(found, file, told), settings, path, f"{section}.{key}")
+        return [Placed(section, found.use, key, step, self._where(path), local=found)] if step is not None else []
 
     def _validated(self, kind: type[BaseModel], values: dict[str, Any], path: Keys, told: str = "") -> Any:
         try:

@@ -83,10 +83,13 @@ class Run:
         self._base: Module | None = None
         self.encoded: dict[str, Any] = {}
         self.opened_models: dict[Path, Path] = {}
+        self.scratch: Path | None = None
 
     @classmethod
-    def load(cls, folder: Path | str) -> Run:
+    def load(cls, folder: Path | str, *, run_code: bool = False) -> Run:
         """The run of a folder without data and model, to read its files (`opened`) and to ask its steps.
+
+        In-house steps are code that the folder brings along: they are run only where ``run_code`` says so.
 
         Raises ConfigError where it is no run folder, PluginError where a step cannot be had.
         """
@@ -96,7 +99,7 @@ class Run:
         from upright.stack import Stack
 
         folder = Path(folder).resolve()
-        stack = Stack.load(folder / "stack.resolved.yaml")
+        stack = Stack.load(folder / "stack.resolved.yaml", run_code=run_code)
         return cls(stack, folder, Calls([placed.step for placed in stack.steps]))
 
     # --- who a step is ----------------------------------------------------------------------------------------------

@@ -9,6 +9,15 @@ from upright.errors import PluginError
 from upright.settings import Settings
 from upright.stack import SECTIONS
 
+LOCAL: dict[str, Any] = {
+    "type": "object",
+    "required": ["use"],
+    "properties": {
+        "use": {"type": "string", "pattern": r"\.py:\w+$", "description": "A class of a file: ./steps.py:MyStep."}
+    },
+}
+"""An in-house step: its settings are known only when its file is run."""
+
 
 def schema() -> dict[str, Any]:
     """JSON schema, draft 2020-12. Steps that cannot be imported are left out."""
@@ -33,17 +42,17 @@ def schema() -> dict[str, Any]:
         definitions[key] = described
         sections.setdefault(entry.section, []).append({"$ref": f"#/$defs/{key}"})
     properties = whole["properties"]
+    definitions["local step"] = LOCAL
+    for steps in sections.values():
+        steps.append({"$ref": "#/$defs/local step"})
     for section, steps in sections.items():
         if section in ("model", "train"):
             continue
-        one: dict[str, Any] = {"anyOf": steps} if steps else {"type": "object", "required": ["use"]}
+        one: dict[str, Any] = {"anyOf": steps}
         properties[section] = {"anyOf": [one, {"type": "array", "items": one}]}
-    if sections["model"]:
-        own = {"$ref": "#/$defs/ModelSettings"}
-        properties["model"] = {"anyOf": [own, *sections["model"]]}
-    definitions["TrainSettings"]["properties"]["steps"]["items"] = (
-        {"anyOf": sections["train"]} if sections["train"] else {"type": "object", "required": ["use"]}
-    )
+    own = {"$ref": "#/$defs/ModelSettings"}
+    properties["model"] = {"anyOf": [own, *sections["model"]]}
+    definitions["TrainSettings"]["properties"]["steps"]["items"] = {"anyOf": sections["train"]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Upright stack",

@@ -25,6 +25,7 @@ class DataSettings(_Settings):
         None, description="Column that says whose each row is (a patient): what privacy protects; never a model input."
     )
     encoding: str = Field("utf-8", description="Encoding of text files.")
+    clean_workers: int = Field(1, ge=1, description="Processes in which row-local cleaners work on a large split.")
     max_characters: int = Field(1_000_000, ge=1, description="A longer text is an error that names its row.")
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from upright.catalog import Entry
+    from upright.local import LocalStep
     from upright.run import Run
 
 SECTIONS = ("clean", "model", "prompt", "tune", "train", "fairness", "privacy", "explain")
@@ -23,7 +24,10 @@ SECTIONS = ("clean", "model", "prompt", "tune", "train", "fairness", "privacy", 
 
 @dataclass(frozen=True, eq=False)
 class Placed:
-    """A step where the stack put it; ``where`` is ``file:line:col``."""
+    """A step where the stack put it; ``where`` is ``file:line:col``.
+
+    ``entry`` says which distribution offers it, ``local`` which file beside the stack; a step made in code has neither.
+    """
 
     section: str
     use: str
@@ -31,9 +35,27 @@ class Placed:
     step: Step
     where: str
     entry: Entry | None = None
+    local: LocalStep | None = None
 
     def __str__(self) -> str:
         return f"{self.section}.{self.key}"
+
+    @property
+    def origin(self) -> dict[str, str | None]:
+        """Where its code comes from, for plans and locks: distribution and version, or file and hash."""
+        if self.local is not None:
+            return {"dist": None, "version": None, "file": self.local.file, "sha256": self.local.sha256}
+        dist, version = (self.entry.dist, self.entry.version) if self.entry else (None, None)
+        return {"dist": dist, "version": version}
+
+    @property
+    def told_origin(self) -> str:
+        """The same in words: distribution and version, or ``steps.py, local``."""
+        return (
+            f"{self.entry.dist} {self.entry.version}"
+            if self.entry
+            else f"{self.local.file if self.local else 'code'}, local"
+        )
 
     @property
     def reads_private(self) -> bool:
@@ -55,16 +77,20 @@ class Stack:
     source: str
     raw: dict[str, Any]
     marks: dict[tuple[str | int, ...], str] = field(default_factory=dict)
+    cleaning: bool = False
 
     @classmethod
-    def load(cls, source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Stack:
+    def load(
+        cls, source: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *, run_code: bool = True
+    ) -> Stack:
         """Read a stack file (or a mapping of the same shape), apply ``a.b=v`` overrides and check it.
 
+        Without ``run_code`` no file beside the stack is run: its in-house steps cannot be had.
         Errors: `ConfigError` with one sentence per problem, `PluginError` for a step that cannot be had.
         """
         from upright.config import load
 
-        stack = load(source, overrides)
+        stack = load(source, overrides, run_code=run_code)
         stack.check()
         return stack
 
@@ -102,8 +128,23 @@ class Stack:
 
     @property
     def cleans_only(self) -> bool:
-        """Whether the stack ends after cleaning: no model section and nothing but cleaning steps."""
-        return bool(self.steps) and "model" not in self.raw and all(_only_cleans(p.step) for p in self.steps)
+        """Whether the run ends after cleaning: a stack of cleaning steps alone, or the `only_cleaning` part of one."""
+        return self.cleaning or self._nothing_else
+
+    @property
+    def sets_aside(self) -> bool:
+        """Whether a tenth of train becomes validation where none is given."""
+        return not self._nothing_else
+
+    @property
+    def _nothing_else(self) -> bool:
+        told = {"model", "prompt", "tune", "train"} & self.raw.keys()
+        return bool(self.steps) and not told and all(p.section == "clean" or _only_cleans(p.step) for p in self.steps)
+
+    def only_cleaning(self) -> Stack:
+        """The same stack up to its model: the same rows, split and cleaned in the same way."""
+        steps = [p for p in self.steps if p.section == "clean" or _only_cleans(p.step)]
+        return replace(self, steps=steps, cleaning=True)
 
     def check(self) -> None:
         """Refuse what cannot be run, one sentence per problem, naming both sides and their lines."""
@@ -237,13 +278,25 @@ class Stack:
                     f"`{ours}` is read from ({self.where('data', 'columns', ours)}); a sensitive column is for "
                     "auditing and never a model input or label: remove one of the two"
                 )
+        for ours in sorted({"row_id", "unit"} & data.columns.keys()):
+            told = "data.unit names the column" if ours == "unit" else "a row's id follows from its content"
+            problems.append(
+                f"{self.where('data', 'columns', ours)}  data.columns: `{ours}` is core's own column ({told}); remove it"
+            )
+        for ours in sorted(MEDIA_COLUMNS & data.columns.keys()):
+            if not self.cleans_only:
+                problems.append(
+                    f"{self.where('data', 'columns', ours)}  data.columns: `{ours}` is a column for cleaning, which no task "
+                    "reads; keep nothing but cleaning steps, or remove the column"
+                )
         needs_train = self.trains or self.cleans_only
         if not (data.train or data.validation or data.test) or (needs_train and not data.train):
             problems.append(f"{self.where('data')}  data.train: no file is named; say where the rows are")
         return problems
 
 
-INPUT_COLUMNS = frozenset({"text", "text_pair", "label", "labels", "tokens", "prompt", "completion"})
+MEDIA_COLUMNS = frozenset({"image", "audio"})
+INPUT_COLUMNS = MEDIA_COLUMNS | frozenset({"text", "text_pair", "label", "labels", "tokens", "prompt", "completion"})
 
 
 def answers(step: object, hook: str) -> bool:
@@ -252,5 +305,9 @@ def answers(step: object, hook: str) -> bool:
     return mark is not None and not (mark.get("wrapper") or mark.get("hookwrapper"))
 
 
+OF_CLEANING = frozenset({"clean", "account", "judge", "report", "save", "seal", "unseal"})
+"""Hooks that a stack which only cleans reaches."""
+
+
 def _only_cleans(step: Step) -> bool:
-    return all(name in ("clean", "report", "save", "seal", "unseal") for name in hooks.HOOKS if answers(step, name))
+    return all(name in OF_CLEANING for name in hooks.HOOKS if answers(step, name))

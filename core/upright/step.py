@@ -38,7 +38,7 @@ class Scope:
       parts of a split, in several processes; its edits are applied to test splits as well.
     * ``splits``: the kinds of splits that it is asked about (``train``, ``validation``, ``test``).
     * ``reads``: the kinds of splits whose rows it looks at besides those of the split that it decides on; ``run.data``
-      holds no others while it is asked.
+      holds no others while it is asked, and these as they were before it changed any split.
     * ``deterministic``: the same rows get the same decisions.
     * ``dp_stability``: how many units of the cleaned data change at most where one unit of the given data is added or
       removed; ``None`` is unbounded. A row-local cleaner's is 1. Privacy holds outside its epsilon what is not 1.

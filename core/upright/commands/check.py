@@ -32,8 +32,7 @@ def check(stack: Stack = STACK, overrides: Overrides = None, as_json: Json = Fal
             "section": placed.section,
             "key": placed.key,
             "use": placed.use,
-            "dist": placed.entry.dist if placed.entry else None,
-            "version": placed.entry.version if placed.entry else None,
+            **placed.origin,
         }
         for placed in loaded.steps
     ]
@@ -41,8 +40,8 @@ def check(stack: Stack = STACK, overrides: Overrides = None, as_json: Json = Fal
         print_json({"ok": True, "name": loaded.settings.name, "steps": steps, "private": loaded.private})
         return
     typer.echo(f"{loaded.source}: ok, {len(steps)} steps{' (private)' if loaded.private else ''}")
-    for step in steps:
-        typer.echo(f"  {step['section']}.{step['key']}  ({step['dist']} {step['version']})")
+    for placed in loaded.steps:
+        typer.echo(f"  {placed}  ({placed.told_origin})")
 
 
 def _missing(loaded: stack.Stack) -> list[str]:

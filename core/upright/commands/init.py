@@ -71,7 +71,7 @@ def _stack(folder: Path, entries: list[Entry]) -> str:
     for section in SECTIONS:
         offered = by_section.get(section, [])
         names = ", ".join(entry.name for entry in offered)
-        ready = next((entry for entry in offered if section == "tune" and _needs_nothing(entry)), None)
+        ready = first_ready(section) if section == "tune" else None
         if ready:
             lines.append(f"tune: {{use: {ready.name}}}   # installed: {names}\n{TRAIN}")
         elif offered and section == "train":
@@ -91,6 +91,14 @@ def _example(entry: Entry) -> str:
         fields = {}
     needed = [f"{name}: ..." for name, field in fields.items() if field.is_required()]
     return "{" + ", ".join([f"use: {entry.name}", *needed]) + "}"
+
+
+def first_ready(section: str) -> Entry | None:
+    """The first installed step of a section that needs no setting."""
+    from upright import catalog
+
+    offered = (entry for entry in catalog.steps() if entry.section == section)
+    return next((entry for entry in offered if _needs_nothing(entry)), None)
 
 
 def _needs_nothing(entry: Entry) -> bool:

@@ -21,7 +21,7 @@ def plan(stack: Stack = STACK, overrides: Overrides = None, as_json: Json = Fals
         return
     typer.secho(f"{described['name']}: {described['task']} on {described['device']}", bold=True)
     for step in described["steps"]:
-        typer.echo(f"  {step['section']}.{step['key']} {step['version'] or ''}")
+        typer.echo(f"  {step['section']}.{step['key']} {step['version'] or step.get('file') or ''}")
     typer.echo("rows: " + ", ".join(f"{split} {number(rows)}" for split, rows in described["rows"].items()))
     for column, splits in described["groups"].items():
         told = ", ".join(f"{split} {group['smallest']} {group['rows']}" for split, group in splits.items())

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from upright.commands.options import Folder, Json, print_json
 
 
-def verify(run: Folder, as_json: Json = False) -> None:
+def verify(
+    run: Folder,
+    run_code: Annotated[
+        bool,
+        typer.Option("--run-code", help="Run the in-house steps whose files the run brings along; read them first."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Hash every file, derive every figure again from predictions and ledgers, judge the gates again.
 
     Ends with 5 and names the file where something differs. Shows integrity, not authenticity. Without its key a sealed run's
@@ -15,7 +24,7 @@ def verify(run: Folder, as_json: Json = False) -> None:
     """
     from upright.evidence.verify import verify as look
 
-    found = look(run)
+    found = look(run, run_code=run_code)
     if as_json:
         print_json(
             {

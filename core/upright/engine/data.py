@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
+import itertools
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from upright.engine import media
+from upright.engine.identities import Identities
 from upright.engine.readers import Record, read
+from upright.engine.store import gathered, scratch
 from upright.errors import ConfigError
 from upright.evidence.files import sha256
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset
+
     from upright.run import Run
 
 TEXTS = ("text", "text_pair", "prompt", "completion")
 TRAIN, VALIDATION = "train", "validation"
+WORDS = ("tokens", "labels")
+CHUNK = 5000
+"""Rows that are checked at a time."""
+MEDIA_CHUNK = 32
+"""The same where a row holds a file."""
 SET_ASIDE = 0.1
 """Share of train that becomes validation where none is given."""
 
@@ -27,34 +39,92 @@ def load_data(run: Run) -> None:
 
     Raises ConfigError with one sentence that names file and row, and the line of the stack where that helps.
     """
-    import datasets
-
-    tables: dict[str, list[dict[str, Any]]] = {}
-    owners: dict[str, list[str]] = {}
+    known: set[str] = set()
+    units = Units(run)
+    groups: dict[str, set[str]] = {column: set() for column in run.config.data.sensitive}
     for split, source in sources(run).items():
-        told = _told(run, split)
-        records = read(source, run.stack.root, run.config.data.encoding, told)
-        columns = _columns(run, records[0], told)
-        tables[split] = [_row(run, record, columns) for record in records]
-        _known_labels(run, split, tables[split], records, tables)
-        owners[split] = _owners(run, split, records)
-    units = _units(run, owners, tables)
-    for split, rows in tables.items():
-        for row, identity, unit in zip(rows, row_ids(split, rows), units[split], strict=True):
-            row["row_id"], row["unit"] = identity, unit
-    if TRAIN in tables and VALIDATION not in tables and not run.stack.cleans_only:
-        tables[TRAIN], tables[VALIDATION] = set_aside(tables[TRAIN], run.seed)
-        tables = {TRAIN: tables[TRAIN], VALIDATION: tables[VALIDATION], **tables}
-        _still_there(run, tables)
-    run.data = {split: datasets.Dataset.from_list(rows) for split, rows in tables.items()}
-    for column in run.config.data.sensitive:
-        values = {row[column] for rows in tables.values() for row in rows} - {None}
+        tables = _tables(run, split, source, known, units, groups)
+        run.data[split] = gathered(tables, lambda split=split: scratch(run) / f"{split}.arrow")  # type: ignore[misc]
+    units.told()
+    if TRAIN in run.data and VALIDATION not in run.data and run.stack.sets_aside:
+        aside = set_aside(run.data[TRAIN], run.seed)
+        if not any(aside) or all(aside):
+            raise ConfigError(
+                f"{_told(run, TRAIN)}: has too few rows to set a tenth aside for validation; add rows or give data.validation"
+            )
+        train = run.data[TRAIN]
+        parts = {
+            name: train.select([place for place, chosen in enumerate(aside) if chosen is wanted])
+            for name, wanted in ((TRAIN, False), (VALIDATION, True))
+        }
+        run.data = {**parts, **{name: rows for name, rows in run.data.items() if name not in parts}}
+    for column, values in groups.items():
         if len(values) < 2:
             raise ConfigError(
                 f"{run.stack.where('data', 'sensitive')}  data.sensitive: {column!r} has the one value "
                 f"{next(iter(values), None)!r} in every row, so there is nothing to compare; remove it"
             )
         run.group_values[column] = sorted(values)
+
+
+def _tables(
+    run: Run, split: str, source: str, known: set[str], units: Units, groups: dict[str, set[str]]
+) -> Iterator[pa.Table]:
+    """A split's checked rows, a chunk at a time."""
+    told = _told(run, split)
+    records = read(source, run.stack.root, run.config.data.encoding, told, run.config.data.max_characters)
+    identities = Identities(split)
+    folder = media.folder_of(source, run.stack.root)
+    columns: dict[str, str] = {}
+    size = MEDIA_CHUNK if set(media.MEDIA) & run.config.data.columns.keys() else CHUNK
+    while chunk := list(itertools.islice(records, size)):
+        columns = columns or _columns(run, chunk[0], told)
+        rows = [_row(run, record, columns, folder) for record in chunk]
+        _known_labels(run, split, rows, chunk, known)
+        for column, values in groups.items():
+            values.update(row[column] for row in rows if row[column] is not None)
+        ids = identities.of(rows)
+        yield _table(rows, ids, units.of(split, chunk))
+
+
+def _table(rows: list[dict[str, Any]], ids: list[str], units: list[int]) -> pa.Table:
+    import pyarrow as pa
+
+    words = pa.list_(pa.string())
+    types = {**dict.fromkeys(WORDS, words), **dict.fromkeys(media.MEDIA, media.arrow_type())}
+    table = {name: pa.array([row[name] for row in rows], types.get(name, pa.string())) for name in rows[0]}
+    return media.typed(pa.table({**table, "row_id": pa.array(ids, pa.string()), "unit": pa.array(units, pa.int64())}))
+
+
+class Units:
+    """Whose each row is: its place in the split, or its owner's number, which is the same in every split."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._numbers: dict[Any, int] = {}
+        self._found: dict[str, set[int]] = {}
+        self._places: Counter[str] = Counter()
+
+    def of(self, split: str, records: list[Record]) -> list[int]:
+        """The units of a split's next rows."""
+        start = self._places[split]
+        self._places[split] += len(records)
+        places = range(start, start + len(records))
+        if self._run.config.data.unit is None:
+            return list(places)
+        owners: list[Any] = _owners(self._run, split, records) or [(split, place) for place in places]
+        units = [self._numbers.setdefault(owner, len(self._numbers)) for owner in owners]
+        self._found.setdefault(split, set()).update(units)
+        return units
+
+    def told(self) -> None:
+        """Warn of owners who occur in train and in another split."""
+        for split, units in self._found.items():
+            known = units & self._found.get(TRAIN, set()) if split != TRAIN else set()
+            if known:
+                place = f"{self._run.stack.where('data', 'unit')}  data.unit"
+                told = f"{len(known)} of {len(units)} units of {split} also occur in train"
+                self._run.emit("warning", message=f"{place}: {told}, so its figures say little about new ones")
 
 
 def sources(run: Run) -> dict[str, str]:
@@ -74,45 +144,40 @@ def digests(run: Run) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for split, source in sources(run).items():
         path = run.stack.root / Path(source).expanduser()
-        files = [path] if path.is_file() else sorted(path.iterdir()) if path.is_dir() else []
+        files = [path] if path.is_file() else sorted(path.rglob("*")) if path.is_dir() else []
         found[split] = {
             "source": source if source.startswith("hf:") else path.name,
-            "sha256": {file.name: sha256(file) for file in files if file.is_file()},
+            "sha256": {
+                file.relative_to(path if path.is_dir() else path.parent).as_posix(): sha256(file)
+                for file in files
+                if file.is_file()
+            },
             "rows": len(run.data[split]),
         }
     return found
 
 
-def row_ids(split: str, rows: list[dict[str, Any]]) -> list[str]:
-    """Keyed BLAKE2b-64 of split, canonical row and ordinal among identical rows: the same whatever the order of others."""
-    seen: Counter[str] = Counter()
-    found = []
-    for row in rows:
-        canonical = json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)
-        words = f"{split}\0{canonical}\0{seen[canonical]}"
-        seen[canonical] += 1
-        found.append(
-            hashlib.blake2b(words.encode("utf-8", "surrogatepass"), digest_size=8, key=b"upright-row").hexdigest()
-        )
-    return found
+def set_aside(rows: Dataset, seed: int) -> list[bool]:
+    """Which rows become validation: a tenth of each label's units, chosen by the seed and the row's identity, not its place.
 
-
-def set_aside(rows: list[dict[str, Any]], seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Train and validation: a tenth of each label's units, chosen by the seed and the row's identity, not its place."""
-    strata: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        strata[str(row.get("label"))].append(row)
-    sizes = Counter((str(row.get("label")), row["unit"]) for row in rows)
+    ``rows`` has ``row_id``, ``unit`` and, by task, ``label``.
+    """
+    ids, units = rows["row_id"][:], rows["unit"][:]
+    labels = rows["label"][:] if "label" in rows.column_names else [None] * len(ids)
+    strata: dict[str, list[int]] = defaultdict(list)
+    for place, label in enumerate(labels):
+        strata[str(label)].append(place)
+    sizes = Counter((str(label), unit) for label, unit in zip(labels, units, strict=True))
     chosen: set[int] = set()
     for label, members in strata.items():
-        ranked = sorted(members, key=lambda row: hashlib.blake2b(f"{seed}/{row['row_id']}".encode()).digest())
+        ranked = sorted(members, key=lambda place: hashlib.blake2b(f"{seed}/{ids[place]}".encode()).digest())
         count = round(SET_ASIDE * len(members)) if len(members) > 1 else 0
         left = count - sum(sizes[label, unit] for unit in chosen)
-        for unit in dict.fromkeys(row["unit"] for row in ranked):
+        for unit in dict.fromkeys(units[place] for place in ranked):
             if left > 0 and unit not in chosen:
                 chosen.add(unit)
                 left -= sizes[label, unit]
-    return [row for row in rows if row["unit"] not in chosen], [row for row in rows if row["unit"] in chosen]
+    return [unit in chosen for unit in units]
 
 
 def required(run: Run) -> tuple[str, ...]:
@@ -125,7 +190,9 @@ def required(run: Run) -> tuple[str, ...]:
     if task == "text-generation":
         prompted = "completion" in run.config.data.columns or "prompt" in run.config.data.columns
         return ("prompt", "completion") if prompted else ("text",)
-    return ("text", "label") if not run.stack.cleans_only else ("text",)
+    if run.stack.cleans_only:
+        return () if run.config.data.columns.keys() & set(media.MEDIA) else ("text",)
+    return ("text", "label")
 
 
 def _told(run: Run, split: str) -> str:
@@ -146,6 +213,8 @@ def _columns(run: Run, first: Record, told: str) -> dict[str, str]:
         plain = run.config.model.task == "text-generation" and "text" not in columns
         if plain and "prompt" in first.values and "completion" in first.values:
             columns |= {"prompt": "prompt", "completion": "completion"}
+    if columns.keys() & set(media.MEDIA):
+        optional = ("text", *optional)
     needed = required(run) if "completion" not in columns else ("prompt", "completion")
     for name in needed:
         columns.setdefault(name, name)
@@ -191,24 +260,7 @@ def _owners(run: Run, split: str, records: list[Record]) -> list[str]:
     return found
 
 
-def _units(run: Run, owners: dict[str, list[str]], tables: dict[str, list[dict[str, Any]]]) -> dict[str, list[int]]:
-    """Each row's unit: its place in the split, or its owner's number, which is the same in every split."""
-    if run.config.data.unit is None:
-        return {split: list(range(len(rows))) for split, rows in tables.items()}
-    numbers: dict[Any, int] = {}
-    units = {}
-    for split, rows in tables.items():
-        found: list[Any] = owners[split] or [(split, place) for place in range(len(rows))]
-        units[split] = [numbers.setdefault(owner, len(numbers)) for owner in found]
-        known = set(units[split]) & set(units.get(TRAIN, ())) if split != TRAIN else set()
-        if known:
-            told = f"{len(known)} of {len(set(units[split]))} units of {split} also occur in train"
-            place = f"{run.stack.where('data', 'unit')}  data.unit"
-            run.emit("warning", message=f"{place}: {told}, so its figures say little about new ones")
-    return units
-
-
-def _row(run: Run, record: Record, columns: dict[str, str]) -> dict[str, Any]:
+def _row(run: Run, record: Record, columns: dict[str, str], folder: Path) -> dict[str, Any]:
     row: dict[str, Any] = {}
     sensitive = set(run.config.data.sensitive)
     for ours, theirs in columns.items():
@@ -221,6 +273,8 @@ def _row(run: Run, record: Record, columns: dict[str, str]) -> dict[str, Any]:
             row[ours] = _text(run, record, value, theirs)
         elif ours in ("tokens", "labels"):
             row[ours] = _words(run, record, value, theirs)
+        elif ours in media.MEDIA:
+            row[ours] = media.content(value, ours, theirs, folder, record.where)
         else:
             row[ours] = None if value is None else str(value)
     if "tokens" in row and len(row["tokens"]) != len(row["labels"]):
@@ -283,16 +337,16 @@ def _whole(record: Record, text: str, column: str) -> str:
     return text
 
 
-def _known_labels(
-    run: Run, split: str, rows: list[dict[str, Any]], records: list[Record], tables: dict[str, list[dict[str, Any]]]
-) -> None:
+def _known_labels(run: Run, split: str, rows: list[dict[str, Any]], records: list[Record], known: set[str]) -> None:
     """Every label of validation and test must occur in train: a model cannot predict what it has never seen."""
-    if split == TRAIN or TRAIN not in tables:
-        return
     column = "labels" if run.config.model.task == "token-classification" else "label"
     if column not in required(run):
         return
-    known = {label for row in tables[TRAIN] for label in _listed(row[column])}
+    if split == TRAIN:
+        known.update(label for row in rows for label in _listed(row[column]))
+        return
+    if not known:
+        return
     for row, record in zip(rows, records, strict=True):
         for label in _listed(row[column]):
             if label not in known:
@@ -301,14 +355,6 @@ def _known_labels(
                 raise ConfigError(
                     f"{record.where}: label {label!r} does not occur in train{hint}; add rows of it to train or remove the row"
                 )
-
-
-def _still_there(run: Run, tables: dict[str, list[dict[str, Any]]]) -> None:
-    for split in (TRAIN, VALIDATION):
-        if not tables[split]:
-            raise ConfigError(
-                f"{_told(run, TRAIN)}: has too few rows to set a tenth aside for validation; add rows or give data.validation"
-            )
 
 
 def _listed(value: Any) -> list[str]:

@@ -17,11 +17,10 @@ import yaml
 
 from upright.calls import Calls
 from upright.config import resolved
-from upright.engine import probe
+from upright.engine import cleaning, probe
 from upright.engine.base import head_parameters
 from upright.engine.batches import encode
 from upright.engine.checkpoint import newest
-from upright.engine.cleaning import clean
 from upright.engine.core_answers import CoreAnswers
 from upright.engine.data import load_data
 from upright.engine.finish import finish, save_cleaned
@@ -41,16 +40,20 @@ if TYPE_CHECKING:
     from upright.stack import Stack
 
 Listen = Callable[[dict[str, Any]], None]
+Clean = Callable[[Run], None]
 
 
-def execute(stack: Stack, *, resume: Path | None = None, listen: Listen | None = None) -> Run:
+def execute(
+    stack: Stack, *, resume: Path | None = None, listen: Listen | None = None, clean: Clean = cleaning.clean
+) -> Run:
     """Run a stack in a new folder, or go on in ``resume``; return the run, whose ``exit_code`` is 0, 1 or 4.
 
-    Raises what stopped it, after ``status.json`` says so.
+    ``clean`` takes the rows as they were read to the rows that the model sees. Raises what stopped it, after
+    ``status.json`` says so.
     """
     folder = _resumed(stack, resume) if resume else _new_folder(stack)
     with _alone(folder), _told(folder):
-        run = prepare_run(stack, folder, listen, resume=resume is not None)
+        run = prepare_run(stack, folder, listen, resume=resume is not None, clean=clean)
         if stack.cleans_only:
             write_json(folder / "lock.json", make_lock(run))
             save_cleaned(run)
@@ -60,7 +63,14 @@ def execute(stack: Stack, *, resume: Path | None = None, listen: Listen | None =
     return run
 
 
-def prepare_run(stack: Stack, folder: Path, listen: Listen | None = None, *, resume: bool = False) -> Run:
+def prepare_run(
+    stack: Stack,
+    folder: Path,
+    listen: Listen | None = None,
+    *,
+    resume: bool = False,
+    clean: Clean = cleaning.clean,
+) -> Run:
     """A run up to its first update: data cleaned, model loaded, prompts rendered, model tuned; no optimizer yet.
 
     Errors: `ConfigError` for the stack or its data, `UprightError` for a step that does not keep the contract.
@@ -166,6 +176,9 @@ def _new_folder(stack: Stack) -> Path:
         ) from error
     source = Path(stack.source)
     given = source.read_text(encoding="utf-8") if source.is_file() else text
+    for local in {placed.local.place: placed.local for placed in stack.steps if placed.local}.values():
+        (folder / local.place).parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / local.place, local.source)
     write_atomic(folder / "stack.yaml", given)
     write_atomic(folder / "stack.resolved.yaml", text)
     return folder

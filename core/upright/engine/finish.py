@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from upright.engine import shards
 from upright.engine.evaluate import predict
 from upright.engine.export import export_model
 from upright.engine.target import CoreTarget
@@ -55,6 +56,7 @@ def finish(run: Run) -> None:
     run.emit("finished", state=state, exit_code=run.exit_code)
     write_status(run.folder, state, exit_code=run.exit_code, updates=run.update)
     write_report(run.folder, _previous(run.folder))
+    shards.remove(run)
     write_manifest(run.folder)
 
 

@@ -25,8 +25,6 @@ def plan(stack: Stack) -> dict[str, Any]:
     told: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="upright-plan-") as name:
         run = prepare_run(stack, Path(name), told.append)
-        if stack.cleans_only:
-            return describe(run)
         if stack.trains:
             probe(run)
             run.optimizer = run.calls.optimizer(run)
@@ -55,7 +53,7 @@ def describe(run: Run) -> dict[str, Any]:
                 "section": placed.section,
                 "key": placed.key,
                 "use": placed.use,
-                "version": placed.entry.version if placed.entry else None,
+                **placed.origin,
                 "where": placed.where,
             }
             for placed in stack.steps

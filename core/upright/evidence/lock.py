@@ -32,8 +32,7 @@ def make_lock(run: Run) -> dict[str, Any]:
                 "section": placed.section,
                 "use": placed.use,
                 "key": placed.key,
-                "dist": placed.entry.dist if placed.entry else None,
-                "version": placed.entry.version if placed.entry else None,
+                **placed.origin,
             }
             for placed in run.stack.steps
         ],

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from upright.errors import ConfigError, IntegrityError, NoKeyError, PluginError
-from upright.evidence.decisions import count, read_counts
 from upright.evidence.gates import read_gates
+from upright.evidence.ledger import count, read_counts, read_ledger
 from upright.evidence.lock import read_lock
 from upright.evidence.manifest import check_manifest
 from upright.evidence.metrics import measure, read_metrics
@@ -49,8 +49,8 @@ class Verified:
         return IntegrityError.exit_code if self.problems else PluginError.exit_code if self.unchecked else 0
 
 
-def verify(folder: Path) -> Verified:
-    """Check a run folder.
+def verify(folder: Path, *, run_code: bool = False) -> Verified:
+    """Check a run folder; ``run_code``: run the in-house steps that it brings along, if no file was changed.
 
     Raises ConfigError where it is none, IntegrityError where its evidence cannot be read at all.
     """
@@ -60,7 +60,7 @@ def verify(folder: Path) -> Verified:
     found = Verified(folder)
     found.problems, found.files = check_manifest(folder)
     try:
-        _figures(found)
+        _figures(found, run_code and not found.problems)
         _report(found)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         found.problems.append(f"{folder}: its evidence cannot be read ({type(error).__name__}: {error})")
@@ -69,10 +69,10 @@ def verify(folder: Path) -> Verified:
     return found
 
 
-def _figures(found: Verified) -> None:
+def _figures(found: Verified, run_code: bool) -> None:
     """Every figure that follows from predictions or a ledger, and every verdict that follows from the figures."""
     recorded = read_metrics(found.folder)
-    run = _run(found)
+    run = _run(found, run_code)
     try:
         derived = _derived(found, run)
         for key in sorted(recorded.keys() | derived.keys()):
@@ -110,19 +110,17 @@ def _derived(found: Verified, run: Run | None) -> dict[str, Metric]:
 
 def _decisions(found: Verified, run: Run | None) -> None:
     """evidence/cleaning.json counts the ledger."""
-    from upright.engine.cleaning import read_ledger
-
-    if read_counts(found.folder) != count(read_ledger(found.folder, run).to_pylist()):
+    if read_counts(found.folder) != count(read_ledger(found.folder, run)):
         path = found.folder / "evidence" / "cleaning.json"
         found.problems.append(f"{path}: does not count what data/ledger.parquet holds")
 
 
-def _run(found: Verified) -> Run | None:
+def _run(found: Verified, run_code: bool) -> Run | None:
     """A run without data and model, to ask its steps for figures; None where a plugin is missing."""
     from upright.run import Run
 
     try:
-        return Run.load(found.folder)
+        return Run.load(found.folder, run_code=run_code)
     except PluginError as error:
         found.unchecked.append(f"figures of steps: {error}")
         return None

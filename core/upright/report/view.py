@@ -9,12 +9,12 @@ from typing import Any
 
 import yaml
 
-from upright.evidence.decisions import read_counts
 from upright.evidence.gates import read_gates
+from upright.evidence.ledger import read_counts
 from upright.evidence.metrics import read_metrics
 from upright.objects import Metric, Verdict
 
-CORE_EVIDENCE = ("training", "attributions", "gates", "export", "cleaning")
+CORE_EVIDENCE = ("training", "attributions", "gates", "export", "cleaning", "undo")
 HEADLINES = ("accuracy", "macro_f1", "span_f1", "perplexity", "loss")
 
 
@@ -34,6 +34,7 @@ class View:
     attributions: dict[str, Any]
     how_to_load: str
     ledger: list[dict[str, Any]]
+    undo: dict[str, Any]
 
     @property
     def splits(self) -> list[str]:
@@ -96,6 +97,7 @@ def view(folder: Path) -> View:
         attributions=evidence.get("attributions", {}).get("steps", {}),
         how_to_load=evidence.get("export", {}).get("how_to_load", ""),
         ledger=read_counts(folder),
+        undo=evidence.get("undo", {}),
     )
 
 

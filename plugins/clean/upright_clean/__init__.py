@@ -1,1 +1,1 @@
-"""Cleaning steps for Upright: exact-dup, unicode, length."""
+"""Cleaning steps for Upright: exact-dup, label-issues, length, outliers, parity, unicode."""

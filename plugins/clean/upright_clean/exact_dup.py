@@ -1,16 +1,13 @@
-"""Rows whose input repeats another row's, found by hashing (BLAKE2b-128 of the canonical input)."""
+"""Rows whose input repeats another row's."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from upright import Decisions, Scope, Step, hook
-from upright_clean.inputs import inputs
+from upright import Decisions, Step, hook
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -19,47 +16,54 @@ if TYPE_CHECKING:
 
 
 class ExactDup(Step):
-    """Drop rows whose input is the same as an earlier row's, or as a row's of a split that is examined later.
+    """Drop rows whose input is the same as another row's of their split. Runs of white space count as one blank.
 
-    Of train rows that stand in validation or test as well, the train row goes: a model must not have seen its
-    examination. Runs of white space count as one blank.
+    The row with the lowest row id stays, whatever the order of the rows. Repeats of validation and test rows in train are
+    the business of `leakage`.
     """
-
-    scope: ClassVar[Scope] = Scope(reads=frozenset({"validation", "test"}))
 
     ignore_case: bool = Field(False, description="Treat `A` and `a` as equal.")
     other_label: Literal["flag", "drop"] = Field(
-        "flag", description="What becomes of a repeated input whose label differs from the first one's."
+        "flag", description="What becomes of a repeated input whose label differs from that of the row that stays."
     )
 
     @hook
     def clean(self, rows: Dataset, split: str, run: Run) -> Decisions:
+        import numpy as np
+        import pyarrow.compute as pc
+
+        from upright_clean.inputs import column, label_codes
+
+        ids = np.array(column(rows, "row_id").to_pylist(), dtype=object)
+        texts = self._inputs(rows)
+        codes = pc.dictionary_encode(texts).indices.to_numpy()
+        run.emit("memory", step=run.key(self), split=split, bytes=2 * texts.nbytes + 8 * len(ids))
+        by_id = np.argsort(ids)
+        _, first = np.unique(codes[by_id], return_index=True)
+        stays = by_id[first][codes]
+        repeats, labels = stays != np.arange(len(ids)), label_codes(rows)
+        same = labels == labels[stays]
         decisions = Decisions()
-        first: dict[bytes, tuple[str, Any]] = {}
-        later = self._later(split, run)
-        for row in rows:
-            digest, label = self._digest(row), row.get("label", row.get("labels"))
-            if digest in later:
-                decisions.add(row["row_id"], "drop", "also-in-" + later[digest][0], evidence=later[digest][1])
-            elif digest not in first:
-                first[digest] = (row["row_id"], label)
-            elif first[digest][1] == label:
-                decisions.add(row["row_id"], "drop", "exact-duplicate", evidence=first[digest][0])
-            else:
-                decisions.add(row["row_id"], self.other_label, "same-input-other-label", evidence=first[digest][0])
+        for chosen, action, reason in (
+            (repeats & same, "drop", "exact-duplicate"),
+            (repeats & ~same, self.other_label, "same-input-other-label"),
+        ):
+            decisions.extend(ids[chosen].tolist(), action, reason, evidence=ids[stays[chosen]].tolist())  # type: ignore[arg-type]
         return decisions
 
-    def _later(self, split: str, run: Run) -> dict[bytes, tuple[str, str]]:
-        """Input -> (split, row_id), of the splits that choices on this one are examined by."""
-        order = list(run.data)
-        examined = order[order.index(split) + 1 :] if split in ("train", "validation") else []
-        return {self._digest(row): (name, row["row_id"]) for name in reversed(examined) for row in run.data[name]}
+    def _inputs(self, rows: Dataset) -> Any:
+        """One text a row that is the same where the inputs are."""
+        import pyarrow as pa
 
-    def _digest(self, row: dict[str, Any]) -> bytes:
-        canonical = json.dumps(list(self._canonical(row)), ensure_ascii=False)
-        return hashlib.blake2b(canonical.encode(), digest_size=16).digest()
+        from upright_clean.inputs import one_line
 
-    def _canonical(self, row: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
-        for name, value in inputs(row).items():
-            words = value if isinstance(value, list) else value.split()
-            yield name, [word.casefold() for word in words] if self.ignore_case else words
+        texts = one_line(rows)
+        media = [name for name in ("image", "audio") if name in rows.column_names]
+        if not self.ignore_case and not media:
+            return texts
+        found = [text.casefold() if self.ignore_case else text for text in texts.to_pylist()]
+        for name in media:
+            for place, row in enumerate(rows.select_columns([name])):
+                if row[name]:
+                    found[place] += f"\0{hashlib.blake2b(row[name]['bytes'], digest_size=16).hexdigest()}"
+        return pa.array(found, pa.large_string())

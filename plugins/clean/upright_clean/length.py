@@ -40,6 +40,8 @@ class Length(Step):
     def clean(self, rows: Dataset) -> Decisions:
         decisions = Decisions()
         for row in rows:
+            if not inputs(row):  # an image or a sound without words
+                continue
             for measured, low, high, what in self._measured(row):
                 if measured < low:
                     decisions.add(row["row_id"], "drop", f"too-few-{what}", score=measured, threshold=low)

@@ -23,9 +23,9 @@ from conftest import ROOT, toy_rows, write_rows
 from upright import Decisions, Metric, Run, Stack, Step, hook
 from upright.calls import Calls
 from upright.engine.batches import collate
-from upright.engine.cleaning import read_ledger
 from upright.engine.execute import execute, prepare_run
 from upright.errors import ConfigError, UprightError
+from upright.evidence.ledger import read_ledger
 from upright.evidence.verify import verify
 from upright_privacy import guessing, membership, one_run
 from upright_privacy.accounting import epsilon

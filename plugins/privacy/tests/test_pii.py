@@ -190,7 +190,7 @@ def test_a_made_up_name_has_the_script_of_the_name(name: str, kind: str) -> None
 
 def test_every_split_is_masked_alike_and_the_ledger_holds_no_value(toy: dict[str, Any], tmp_path: Path) -> None:
     from conftest import toy_rows, write_rows
-    from upright.engine.cleaning import read_ledger
+    from upright.evidence.ledger import read_ledger
 
     rows = [{**row, "text": f"{row['text']} mail jo@example.org"} for row in toy_rows(40, 0)]
     data = {"train": write_rows(tmp_path / "a.jsonl", rows), "test": write_rows(tmp_path / "b.jsonl", rows)}

@@ -13,6 +13,8 @@ import hmac
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from upright.errors import IntegrityError
@@ -36,14 +38,18 @@ class Vault:
         self.path = path
         self._tokens = derived(key, "vault tokens")
         self._cipher = AESGCM(derived(key, "vault values"))
-        self._sealed: dict[str, str] = {}
-        if path.is_file():
-            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-                try:
-                    entry = json.loads(line)
-                    self._sealed[entry["token"]] = entry["sealed"]
-                except (ValueError, KeyError, TypeError) as error:
-                    raise IntegrityError(f"{path}:{number}: is no entry of a vault; the file was damaged") from error
+        self._sealed: dict[str, str] = self._read()
+
+    def _read(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
+        for number, line in enumerate(lines, 1):
+            try:
+                entry = json.loads(line)
+                found[entry["token"]] = entry["sealed"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise IntegrityError(f"{self.path}:{number}: is no entry of a vault; the file was damaged") from error
+        return found
 
     def __len__(self) -> int:
         return len(self._sealed)
@@ -75,14 +81,32 @@ class Vault:
         return TOKEN.sub(lambda match: self.value(match[0]) if match[0] in self._sealed else match[0], text)
 
     def save(self) -> None:
-        """Write the whole vault under a temporary name, flush it to the disk, rename it."""
+        """Write the whole vault, with what other processes saved meanwhile, under a temporary name; flush and rename it."""
         draft = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
-        with draft.open("w", encoding="utf-8") as out:
-            for token, sealed in self._sealed.items():
-                out.write(json.dumps({"token": token, "sealed": sealed}) + "\n")
-            out.flush()
-            os.fsync(out.fileno())
-        draft.replace(self.path)
+        with _alone(self.path.parent):
+            self._sealed = self._read() | self._sealed
+            with draft.open("w", encoding="utf-8") as out:
+                for token, sealed in self._sealed.items():
+                    out.write(json.dumps({"token": token, "sealed": sealed}) + "\n")
+                out.flush()
+                os.fsync(out.fileno())
+            draft.replace(self.path)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time; cleaning may go on in several."""
+    try:
+        from fcntl import LOCK_EX, flock
+    except ImportError:  # not a POSIX system, where cleaning has one process
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        flock(handle, LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def digest(key: bytes, kind: str, value: str) -> str:

@@ -1,0 +1,66 @@
+"""The conformance kit is itself tested: for each check a wrong step that fails exactly that check."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from wrong_steps import WRONG, Misspelt, Undescribed
+
+from upright import Step, local
+from upright.testing.kit import CHECKS, outcome, subject_of
+
+UNTESTED = {"imports-lightly", "cleaner-undoable", "cuda-bf16"}
+"""The first has a test of its own below; what cannot be undone does not decide the same twice either; the last needs a GPU."""
+
+
+def failures(step: Step, section: str, folder: Path, without: set[str]) -> list[str]:
+    subject = subject_of(step, folder, section)
+    return [check for check in CHECKS if check not in without and outcome(check, subject).status == "failed"]
+
+
+@pytest.mark.parametrize(("check", "section", "step"), WRONG, ids=[f"{c}-{type(s).__name__}" for c, _, s in WRONG])
+def test_a_wrong_step_fails_exactly_its_check(check: str, section: str, step: Step, tmp_path: Path) -> None:
+    assert failures(step, section, tmp_path, {"beside-others"} - {check}) == [check]
+
+
+def test_every_check_has_a_wrong_step() -> None:
+    assert {check for check, *_ in WRONG} | UNTESTED == CHECKS.keys()
+
+
+def test_a_module_that_imports_torch_fails_exactly_that(tmp_path: Path) -> None:
+    (tmp_path / "heavy.py").write_text(
+        "import torch\nfrom upright import Step, hook\n"
+        "class Heavy(Step):\n    'Help.'\n    @hook\n    def watch(self): ...\n"
+    )
+    found, path = local.find("heavy.py:Heavy", tmp_path, "here")
+    assert failures(local.load(found, path, "here")(), "train", tmp_path / "kit", {"beside-others"}) == [
+        "imports-lightly"
+    ]
+
+
+def test_an_expected_failure_is_told_with_its_reason_and_one_that_does_not_happen_fails(tmp_path: Path) -> None:
+    expected = {"settings-described": "an old name that nobody reads", "frozen": "no reason"}
+    subject = subject_of(Undescribed(), tmp_path)
+    found = outcome("settings-described", subject, expected)
+    assert (found.status, "an old name" in found.detail) == ("expected", True)
+    assert outcome("frozen", subject_of(Misspelt(), tmp_path), expected).status == "failed"
+
+
+def test_the_command_tells_a_line_a_check_and_ends_with_1_or_3(tmp_path: Path, upright: Callable[..., Any]) -> None:
+    (tmp_path / "steps.py").write_text(
+        "from upright import Step, hook\nclass Mine(Step):\n    @hook\n    def wtach(self): ...\n"
+    )
+    told = upright("conform", "./steps.py:Mine")
+    assert told.returncode == 1
+    assert "failed   joins-a-hook: `wtach` is marked @hook" in told.stdout
+    reply = upright("conform", "./steps.py:Mine", "--json", "--expect", "joins-a-hook=to show it")
+    assert reply.returncode == 1, "the class has no docstring"
+    [one] = json.loads(reply.stdout)
+    statuses = {check["check"]: check["status"] for check in one["checks"]}
+    assert (statuses["joins-a-hook"], statuses["settings-described"]) == ("expected", "failed")
+    assert upright("conform", "nothing-of-this-name").returncode == 3
+    assert upright("conform", "./steps.py:Mine", "--expect", "nothing=x").returncode == 2
