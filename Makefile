@@ -9,11 +9,7 @@ UNCONSTRAINED := --set name=quickstart-unconstrained --set demo.twin=null \
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-<<<<<<< HEAD
-.PHONY: help demo test test-all coverage lint format bench bench-encrypt bench-fairness bench-methods bench-prompts matrix matrix-dp results results-methods results-prompts bench-dp bench-pii bench-audit clean
-=======
-.PHONY: help demo test test-all coverage lint format bench bench-clean bench-cleaning bench-encrypt bench-methods bench-prompts matrix matrix-dp results results-methods results-prompts bench-dp bench-pii bench-audit clean bench-labels bench-cleaners
->>>>>>> d057feae57f45cda9b97d3f83a1d0cc78d1c3c7d
+.PHONY: help demo test test-all coverage lint format bench bench-clean bench-cleaning bench-encrypt bench-fairness bench-methods bench-prompts matrix matrix-dp results results-methods results-prompts bench-dp bench-pii bench-audit clean bench-labels bench-cleaners
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -78,13 +74,11 @@ bench-prompts: $(READY)  ## scoring labels with a shared prefix beside the naive
 bench-encrypt: $(READY)  ## sealing and opening a file beside copying it and beside AES-256-GCM alone
 	$(BIN)/python tests/benchmarks/encrypt.py
 
-<<<<<<< HEAD
 bench-fairness: $(READY)  ## a bootstrap of group metrics on a million rows beside fairlearn's MetricFrame
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/fairness.py
-=======
+
 bench-labels: $(READY)  ## planted label errors beside cleanlab's default, and what the parity gate says of both; needs UPRIGHT_DATA
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/labels.py
->>>>>>> d057feae57f45cda9b97d3f83a1d0cc78d1c3c7d
 
 bench-audit: $(READY)  ## does the audit notice a broken mechanism and spare an honest one; 80 tiny runs, minutes
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/audit.py

@@ -16,9 +16,6 @@ from upright_fairness import groups
 from upright_fairness.groups import Groups
 from upright_fairness.positive import check_class, class_number
 
-FLOOR = 0.01
-"""Smallest share of rows that a cell is taken to have: noisy or empty cells must not blow a coefficient up."""
-
 
 class EqualizedOdds(Step):
     """Pull each group's true and false positive rates towards the common ones while training."""
@@ -69,6 +66,8 @@ class EqualizedOdds(Step):
             return
         import torch
 
+        from upright_fairness.lagrangian import follow_common
+
         with torch.no_grad():
             scale = (2 * len(self.groups)) ** 0.5
             counts = self._kept(run, "counts")
@@ -76,21 +75,7 @@ class EqualizedOdds(Step):
             rows, hits = counts.clamp(min=0).chunk(2)
             multipliers, coefficients = self._kept(run, "multipliers"), self._kept(run, "coefficients")
             for part in self._parts(run):
-                self._step(rows[part], hits[part], multipliers[part], coefficients[part])
-
-    def _step(self, rows: Any, hits: Any, multipliers: Any, coefficients: Any) -> None:
-        """One dual update of the cells of one true class of one column; changes the last two in place."""
-        import torch
-
-        total = rows.sum().clamp(min=1e-6)
-        rates = hits / rows.clamp(min=FLOOR * float(total))
-        excess = rates - hits.sum() / total
-        excess = torch.sign(excess) * (excess.abs() - self.max_gap).clamp(min=0)
-        multipliers.mul_(1 - self.damping).add_(self.dual_learning_rate * excess)
-        multipliers.clamp_(-self.max_multiplier, self.max_multiplier)
-        # d/d score of sum_g multiplier_g (rate_g - common rate), per row of the true class
-        share = (rows / total).clamp(min=FLOOR)
-        coefficients.copy_(multipliers / share - multipliers.sum())
+                follow_common(rows[part], hits[part], multipliers[part], coefficients[part], self)
 
     @hook
     def calibrate(self, predictions: Predictions, run: Run) -> None:
