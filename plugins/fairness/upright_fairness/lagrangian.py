@@ -1,4 +1,4 @@
-"""Dual updates of a Lagrangian over group cells (Cotter et al., 2019, arXiv:1809.04198; Agarwal et al., 2018, arXiv:1803.02453)."""
+"""Dual updates of a Lagrangian over group cells (Cotter et al., 2019, arXiv:1809.04198)."""
 
 from __future__ import annotations
 
