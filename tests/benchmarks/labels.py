@@ -217,7 +217,8 @@ def gate(steps: dict[str, Step], rows: Dataset, table: dict[str, np.ndarray], ki
         asked |= {name: steps[name] for name in ("cleanlab", "oracle")}
         run = new_run(Path(folder), {**asked, "parity": Parity()}, table)
         for step in asked.values():
-            run.calls.clean(step, rows, "train", run)
+            given = {"rows": rows, "split": "train", "step": step, "run": run}
+            run.calls.around("clean", given, lambda step=step: run.calls.clean(step, rows, "train", run))
         metrics = run.calls.account(run.step_folder, run)
         flags = metrics["run/clean/parity/drops_wanted/label-issues/train"]
         print(f"{kind:8s} seed {seed:3d}  parity: label-issues, as it stands, wanted to drop {flags.value:.0f} rows")
