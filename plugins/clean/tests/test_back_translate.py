@@ -100,7 +100,7 @@ def test_a_text_that_would_be_cut_has_no_copy_and_that_is_told(marian: Path, tmp
 
 
 def test_a_model_that_is_missing_or_does_not_translate_is_refused(
-    marian: Path, tiny_bert: Path, tmp_path: Path
+    marian: Path, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(
         ConfigError, match=r"clean\.back-translate\.backward_model: .*is a bert, which is no sequence-to-sequence"
@@ -113,6 +113,13 @@ def test_a_model_that_is_missing_or_does_not_translate_is_refused(
     (broken / "config.json").write_text(json.dumps({"model_type": "t5"}))
     with pytest.raises(ConfigError, match="cannot be loaded"):
         execute(stack(tmp_path, broken, marian))
+
+    def asks(folder: str) -> None:
+        raise ImportError("\nMarianTokenizer requires the SentencePiece library")
+
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", asks)
+    with pytest.raises(ConfigError, match=r"\(MarianTokenizer requires .* library\); install what it asks for"):
+        execute(stack(tmp_path, marian, marian))
 
 
 def test_only_a_batch_of_one_is_bounded_in_a_private_stack(tmp_path: Path) -> None:

@@ -113,7 +113,8 @@ class BackTranslate(Step):
             return AutoTokenizer.from_pretrained(location), model.to(run.device).eval()
         except (OSError, ValueError, KeyError, ImportError) as error:
             reason = str(error).strip().split("\n")[0]
-            raise ConfigError(f"{where} cannot be loaded ({reason}); name a folder that is there") from error
+            todo = "install what it asks for" if isinstance(error, ImportError) else "name a folder that is there"
+            raise ConfigError(f"{where} cannot be loaded ({reason}); {todo}") from error
 
 
 def _window(tokenizer: Any, model: Any) -> int:

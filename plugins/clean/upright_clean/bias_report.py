@@ -51,6 +51,7 @@ class BiasReport(Step):
             told["columns"][column] = self._column(rows, column, label)
         if label:
             told["terms"] = self._terms(rows, run)
+        run.emit("memory", step=run.key(self), split=split, bytes=rows.with_format("arrow")[:].nbytes)
         path = run.step_folder(self) / f"{split}.json"
         path.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return Decisions()
