@@ -4,10 +4,12 @@ CPU time, interleaved in one process, median of the rounds. MetricFrame takes fe
 groups the million rows anew for each.
 
     make bench-fairness
+    python tests/benchmarks/fairness.py --coverage     # how often intervals hold the truth, by simulation; a minute
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -29,6 +31,37 @@ METRICS = {
 }
 
 
+CASES: list[tuple[list[float], list[int]]] = [
+    ([0.5, 0.6], [100, 150]),
+    ([0.9, 0.8], [100, 150]),
+    ([0.1, 0.1], [50, 60]),
+    ([0.3, 0.4, 0.5], [80, 100, 120]),
+    ([0.6] * 3, [120] * 3),
+    ([0.5] * 20, [1000] * 20),
+]
+SIMULATIONS = 1000
+
+
+def coverage(shares: list[float], sizes: list[int]) -> tuple[float, float, float]:
+    """How often all signed pairs, the largest gap and the smallest ratio of the true shares lie in their intervals."""
+    chance, true, hits = np.random.default_rng(0), np.array(shares), np.zeros(3)
+    for trial in range(SIMULATIONS):
+        counts = np.zeros((len(shares), 2, 2), dtype=int)
+        counts[:, 1, 1] = chance.binomial(sizes, shares)
+        counts[:, 1, 0] = sizes - counts[:, 1, 1]
+        counts[:, 0, 0] = 20
+        drawn = rates.resample(counts, trial)
+        pairs = rates.differences(counts, "equal_opportunity", drawn)
+        gap, ratio = (of(counts, "equal_opportunity", drawn) for of in (rates.gap, rates.ratio))
+        hits += [
+            all(one.low <= true[a] - true[b] <= one.high for _, a, b, one in pairs),
+            gap.low <= np.ptp(true) <= gap.high,
+            ratio.low <= true.min() / true.max() <= ratio.high,
+        ]
+    pair, largest, smallest = hits / SIMULATIONS
+    return float(pair), float(largest), float(smallest)
+
+
 def seconds(work: Callable[[], object]) -> float:
     """CPU seconds of one call."""
     started = time.process_time()
@@ -37,7 +70,14 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    """Print both and their ratio."""
+    """Print both, or the table of coverage."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--coverage", action="store_true")
+    if parser.parse_args().coverage:
+        for shares, sizes in CASES:
+            found = " | ".join(f"{share:.3f}" for share in coverage(shares, sizes))
+            print(f"| {shares[:3]} {sizes[:3]} x{len(shares)} | {found} |", flush=True)
+        return
     chance = np.random.default_rng(0)
     truth, decision = chance.random(ROWS) < 0.4, chance.random(ROWS) < 0.5
     groups = chance.integers(0, GROUPS, ROWS)

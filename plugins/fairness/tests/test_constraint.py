@@ -108,7 +108,7 @@ def test_multipliers_push_a_rate_that_is_too_high_down() -> None:
     assert multipliers[0] > 0 == multipliers[1], "a group within its bound is left alone"
 
 
-@pytest.mark.parametrize("use", ["constraint", "equalized-odds", "group-dro", "reweigh"])
+@pytest.mark.parametrize("use", ["constraint", "equalized-odds", "group-dro", "reweigh", "adversarial"])
 def test_decisions_need_no_group_and_the_model_ships_none(use: str, toy: dict[str, Any], tmp_path: Path) -> None:
     run = execute(Stack.load({**toy, "fairness": {"use": use, "groups": ["sex"]}}))
     twin = execute(Stack.load({**toy, "output": str(tmp_path / "twin")}))
@@ -180,3 +180,19 @@ def test_mutant_dual_without_a_common_rate_is_noticed(monkeypatch: pytest.Monkey
     monkeypatch.setattr(lagrangian, "follow_common", to_zero)
     with pytest.raises(AssertionError):
         test_multipliers_push_a_rate_that_is_too_high_down()
+
+
+def test_the_adversary_learns_and_the_model_gets_its_gradient_reversed(toy: dict[str, Any], tmp_path: Path) -> None:
+    run = prepared(toy, tmp_path / "run", {"use": "adversarial", "groups": ["sex"], "strength": 0.5})
+    step, rows = run.stack.steps[-1].step, torch.arange(6)
+    batch = Batch({}, rows % 2, rows, rows, {"sex": torch.tensor([0, 1, 1, 0, -1, 1])})
+    logits = torch.randn(6, 2, requires_grad=True)
+    losses = step.loss(batch, Output(logits), run)
+    assert losses[4] == 0 < losses[0]
+    (found,) = torch.autograd.grad(losses.sum(), logits)
+    seen = torch.cat([logits, torch.nn.functional.one_hot(rows % 2, 2).float()], dim=1)
+    guessed = run.modules["adversarial/adversary"](seen)
+    known = batch.groups["sex"] >= 0
+    plain = torch.nn.functional.cross_entropy(guessed[known], batch.groups["sex"][known], reduction="sum")
+    (expected,) = torch.autograd.grad(plain, logits)
+    torch.testing.assert_close(found, -0.5 * expected)
