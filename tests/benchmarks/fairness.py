@@ -18,7 +18,7 @@ import fairlearn.metrics as fairlearn
 import numpy as np
 from sklearn.metrics import accuracy_score, precision_score
 
-from upright_fairness import rates
+from upright_fairness import auc, calibration, rates
 
 ROWS, GROUPS, RESAMPLES, ROUNDS, THEIRS = 1_000_000, 20, 1000, 3, 2
 METRICS = {
@@ -62,6 +62,29 @@ def coverage(shares: list[float], sizes: list[int]) -> tuple[float, float, float
     return float(pair), float(largest), float(smallest)
 
 
+def others() -> dict[str, float]:
+    """How often the intervals of all groups hold at once, for what is no single rate."""
+    chance, hits = np.random.default_rng(1), dict.fromkeys(("odds", "auc", "brier", "calibration"), 0)
+    tpr, fpr, normal = np.linspace(0.6, 0.8, 3), np.linspace(0.3, 0.2, 3), 0.8413447460685429
+    centres = (np.arange(15) + 0.5) / 15
+    for trial in range(SIMULATIONS):
+        group, truth = chance.integers(0, 3, 600), chance.random(600) < 0.4
+        said = chance.random(600) < np.where(truth, tpr[group], fpr[group])
+        counts = rates.cells(truth, said, group, 3)
+        pairs = rates.differences(counts, "equalized_odds", rates.resample(counts, trial))
+        true = {"true_positive_rate": tpr, "false_positive_rate": fpr}
+        hits["odds"] += all(e.low <= true[rate][a] - true[rate][b] <= e.high for rate, a, b, e in pairs)
+        found = auc.by_group(chance.normal(0, 1, 600) + truth * 2**0.5, truth, group, 3)  # normals sqrt(2) apart
+        hits["auc"] += all(e.low <= normal <= e.high for e in found["subgroup_auc"])
+        scores = chance.beta(0.5, 0.5, 90)  # 30 rows a group; E[s(1 - s)] = 1/8
+        briers = calibration.brier(scores, chance.random(90) < scores, np.arange(90) % 3, 3)
+        hits["brier"] += all(e.low <= 0.125 <= e.high for e in briers)
+        scores = centres[chance.integers(0, 15, 600)]  # calibrated: the true error is 0
+        errors = calibration.expected_calibration_error(scores, chance.random(600) < scores, group, 3, trial)
+        hits["calibration"] += all(e.low <= 1e-9 for e in errors)
+    return {name: count / SIMULATIONS for name, count in hits.items()}
+
+
 def seconds(work: Callable[[], object]) -> float:
     """CPU seconds of one call."""
     started = time.process_time()
@@ -77,6 +100,7 @@ def main() -> None:
         for shares, sizes in CASES:
             found = " | ".join(f"{share:.3f}" for share in coverage(shares, sizes))
             print(f"| {shares[:3]} {sizes[:3]} x{len(shares)} | {found} |", flush=True)
+        print(others())
         return
     chance = np.random.default_rng(0)
     truth, decision = chance.random(ROWS) < 0.4, chance.random(ROWS) < 0.5

@@ -13,7 +13,7 @@ from conftest import toy_rows, write_rows
 from upright import Metric, Predictions, Run, Stack, Verdict
 from upright.engine.execute import execute
 from upright.errors import ConfigError
-from upright_fairness import verdicts
+from upright_fairness import measures, verdicts
 from upright_fairness.group_audit import GroupAudit
 
 
@@ -78,27 +78,65 @@ def test_mutant_without_the_floor_lets_a_constant_predictor_pass(monkeypatch: py
     assert judged(truth, np.zeros_like(truth), group, max_gap=0.05)[0].judgement == "met"
 
 
+def planted(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Truth, decisions and groups: one group's decisions are coins, the other's are wrong once in ten."""
+    chance = np.random.default_rng(seed)
+    truth, group = sample(chance)
+    return truth, np.where(chance.random(1000) < np.where(group, 0.5, 0.1), ~truth, truth), group
+
+
 def test_a_planted_gap_is_found() -> None:
     for seed in range(20):
-        chance = np.random.default_rng(seed)
-        truth, group = sample(chance)
-        said = np.where(chance.random(1000) < np.where(group, 0.5, 0.1), ~truth, truth)
-        gap, ratio, _ = judged(truth, said, group, max_gap=0.1, min_ratio=0.8)
+        gap, ratio, _ = judged(*planted(seed), max_gap=0.1, min_ratio=0.8)
         assert (gap.judgement, ratio.judgement) == ("violated", "violated")
 
 
-def test_random_labels_are_insufficient_evidence_at_the_nominal_rate() -> None:
-    """Decisions that have nothing to do with the labels: 95 % of the utility intervals hold the floor."""
-    floors, gaps = [], []
-    for seed in range(300):
+def test_a_permuted_group_column_has_no_gap_to_find() -> None:
+    for seed in range(20):
+        truth, said, group = planted(seed)
+        shuffled = np.random.default_rng(seed).permutation(group)
+        assert all(one.judgement != "violated" for one in judged(truth, said, shuffled, max_gap=0.1, min_ratio=0.8))
+
+
+def floors_undecided() -> float:
+    """How often decisions that have nothing to do with the labels leave the utility floor undecided."""
+    found, trials = 0, 300
+    for seed in range(trials):
         chance = np.random.default_rng(seed)
         truth, group = sample(chance, 400)
         gap, floor = judged(truth, chance.random(400) < 0.5, group, max_gap=0.05)
-        floors.append(floor.judgement == "insufficient evidence")
-        gaps.append(gap.judgement == "met")
-    # 300 draws of .95 have a standard deviation of .0126
-    assert 0.91 <= np.mean(floors) <= 0.99
-    assert np.mean(gaps) <= 0.05
+        assert gap.judgement != "met" or floor.judgement == "met"
+        found += floor.judgement == "insufficient evidence"
+    return found / trials
+
+
+def test_random_labels_are_insufficient_evidence_at_the_nominal_rate() -> None:
+    # 300 draws of .95 have a standard deviation of .0126: three of them on each side
+    assert 0.91 <= floors_undecided() <= 0.99
+
+
+def test_mutant_with_the_interval_of_one_standard_error_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measures, "sidak", lambda count: 1.0)
+    assert floors_undecided() < 0.8
+
+
+def equal_rates_shown() -> int:
+    """Of 40 worthless predictors without any true gap, how many pass."""
+    met = 0
+    for seed in range(40):
+        chance = np.random.default_rng(seed)
+        truth, group = sample(chance, 10_000)
+        met += judged(truth, chance.random(10_000) < 0.5, group, max_gap=0.06)[0].judgement == "met"
+    return met
+
+
+def test_random_labels_never_show_equal_rates() -> None:
+    assert equal_rates_shown() <= 5  # as often as the floor errs upwards: 1 expected; 6 or more have a chance of .0006
+
+
+def test_mutant_without_the_floor_lets_random_labels_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verdicts, "provided", lambda verdict, condition: verdict)
+    assert equal_rates_shown() > 10
 
 
 def test_groups_are_specified_in_the_stack_and_reported(toy: dict[str, Any], tmp_path: Path) -> None:

@@ -61,6 +61,34 @@ def test_rates_gaps_and_ratios_are_fairlearns(rows: list[Any]) -> None:
         assert math.isnan(found) or found == pytest.approx(frame.ratio()[rate], abs=EXACT)
 
 
+def test_mutant_that_takes_recall_for_precision_is_noticed() -> None:
+    chance = np.random.default_rng(0)
+    truth, decision = chance.random(500) < 0.3, chance.random(500) < 0.5
+    turned = rates.cells(truth, decision, np.zeros(500, int), 1).swapaxes(-1, -2)
+    assert abs(rates.value(turned, "precision")[0] - precision_score(truth, decision)) > 0.1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_three_thousand_rows_of_twelve_groups_are_fairlearns(seed: int) -> None:
+    chance = np.random.default_rng(seed)
+    group, truth = chance.integers(0, 12, 3000), chance.random(3000) < chance.uniform(0.2, 0.8)
+    decision = chance.random(3000) < np.where(truth, 0.7, 0.2) + 0.02 * group
+    frame = fairlearn.MetricFrame(metrics=NAMED, y_true=truth, y_pred=decision, sensitive_features=group)
+    counts = rates.cells(truth, decision, group, 12)
+    drawn = rates.resample(counts, seed)
+    for rate in rates.RATES:
+        np.testing.assert_allclose(rates.value(counts, rate), frame.by_group[rate].to_numpy(float), atol=EXACT, rtol=0)
+    for kind in ("demographic_parity", "equal_opportunity", "equalized_odds"):
+        for ours, what in ((rates.gap, "difference"), (rates.ratio, "ratio")):
+            expected = getattr(fairlearn, f"{kind}_{what}")(truth, decision, sensitive_features=group)
+            assert ours(counts, kind, drawn).value == pytest.approx(expected, abs=EXACT)
+    for kind, rate in GAPS.items():
+        assert rates.gap(counts, kind, drawn).value == pytest.approx(frame.difference()[rate], abs=EXACT)
+        assert rates.ratio(counts, kind, drawn).value == pytest.approx(frame.ratio()[rate], abs=EXACT)
+    worst = rates.worst(rates.group_rates(counts)["accuracy"]).value
+    assert worst == pytest.approx(frame.group_min()["accuracy"], abs=EXACT)
+
+
 def looped(rows: list[dict[str, Any]], positive: int) -> dict[str, float]:
     """Each measure of one class against the rest, by its definition, one row at a time."""
     by_group = defaultdict(list)

@@ -26,7 +26,9 @@ def expected_calibration_error(
 
     The error is the L1 norm of the bins' signed errors, and norms of two vectors differ by no more than the norm of their
     difference. So the bootstrap's quantile of that norm bounds the error on both sides; that of the error itself would be
-    biased, since noise only adds to it. Scores within a cell of bin and class are taken as fixed: they differ by 1/15 at most.
+    biased, since noise only adds to it. A bin's rows are drawn with half a row added to each class (Jeffreys, 1946), for a bin
+    of few rows without a hit would else vary in no resample. Scores within a cell of bin and class are taken as fixed: they
+    differ by 1/15 at most.
     """
     known = groups >= 0
     scores, truth, groups = scores[known], truth[known], groups[known]
@@ -34,22 +36,17 @@ def expected_calibration_error(
     place = (groups * BINS + bins) * 2 + truth
     rows = np.bincount(place, minlength=count * BINS * 2).reshape(count, BINS, 2)
     sums = np.bincount(place, weights=scores - truth, minlength=count * BINS * 2).reshape(count, BINS, 2)
-    apart = np.divide(sums, rows, out=np.zeros_like(sums), where=rows > 0)
-    signed = _signed(rows, apart)
-    drawn = _signed(resample(rows, seed), apart)
-    distance = np.abs(drawn - signed).sum(-1)
-    total = rows.sum((1, 2))
+    total, held = rows.sum((1, 2)), rows.sum(-1)
     with np.errstate(invalid="ignore", divide="ignore"):
+        errors = np.abs(sums.sum(-1)).sum(-1) / total
+        middle = (sums.sum(-1) + rows[..., 1]) / held  # the bin's mean score
+        apart = np.where(rows > 0, sums / rows, middle[..., None] - [0, 1])
+        padded = rows + 0.5 * (held > 0)[..., None]
+        moved = np.nansum((resample(padded, seed) - padded) * apart, axis=-1) * np.sqrt(1 + 1 / held)
+        distance = np.abs(np.where(held > 0, moved, 0)).sum(-1) / total
         typical = np.nanmean(distance, axis=0) if count else np.zeros(0)
         critical = np.nanpercentile(np.nanmax(distance / typical, axis=1), 100 * LEVEL) if count else 0.0
     found = []
-    for error, half, n in zip(np.abs(signed).sum(-1), np.nan_to_num(critical) * typical, total, strict=True):
+    for error, half, n in zip(errors, np.nan_to_num(critical) * typical, total, strict=True):
         found.append(Estimate(float(error), max(float(error - half), 0.0), min(float(error + half), 1.0), int(n)))
-    return found
-
-
-def _signed(rows: np.ndarray, apart: np.ndarray) -> np.ndarray:
-    """``[..., G, bins]``: what each bin adds to its group's error, with its sign."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        found: np.ndarray = (rows * apart).sum(-1) / rows.sum((-2, -1))[..., None]
     return found
