@@ -1,0 +1,146 @@
+"""``upright registry install``: pip resolves, fetches and installs; between, everything that would come is looked at."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from upright import catalog
+from upright.errors import ConfigError, IntegrityError, PluginError
+from upright_registry.index import Index
+from upright_registry.plugin import CONTRACT, Plugin, Release
+from upright_registry.wheel import Wheel, hold_to, wheel
+
+
+def install(
+    index: Index,
+    wanted: str,
+    confirm: Callable[[list[Wheel]], bool],
+    find_links: Sequence[str] = (),
+    no_index: bool = False,
+    allow_sdist: bool = False,
+) -> list[Wheel]:
+    """Install a plugin (``upright-x`` or ``upright-x==1.2.0``) and what it needs into this environment.
+
+    ``confirm`` is shown the wheels after every check, before anything is installed. What is installed is the very files
+    that were looked at; nothing where all is installed already. Raises ConfigError, PluginError, IntegrityError; nothing is installed then.
+    """
+    plugin, release, extras = chosen(index, wanted)
+    sources = [part for link in find_links for part in ("--find-links", link)] + (["--no-index"] if no_index else [])
+    kinds = ["--only-binary", plugin.dist if allow_sdist else ":all:"]
+    with tempfile.TemporaryDirectory(prefix="upright-registry-") as folder:
+        report = Path(folder) / "report.json"
+        pin = f"{plugin.dist}[{','.join(sorted(extras))}]=={release.version}"
+        _pip(pin, "install", "--dry-run", *sources, *kinds, "--report", str(report), pin)
+        coming = [f"{item['metadata']['name']}=={item['metadata']['version']}" for item in _items(report)]
+        if not coming:
+            return []
+        wheels_folder = Path(folder) / "wheels"
+        _pip(pin, "wheel", "--no-deps", "--wheel-dir", str(wheels_folder), *sources, *kinds, *coming)
+        wheels = [wheel(path) for path in sorted(wheels_folder.iterdir())]
+        _look(index, wheels)
+        if not confirm(wheels):
+            return []
+        _pip(pin, "install", "--no-deps", "--no-index", *(str(found.path) for found in wheels))
+    return wheels
+
+
+def chosen(index: Index, wanted: str) -> tuple[Plugin, Release, set[str]]:
+    """The plugin, its newest fitting release of this contract, and the extras. Raises ConfigError, PluginError."""
+    try:
+        asked = Requirement(wanted)
+        if asked.url or asked.marker:
+            raise InvalidRequirement("an address or a marker")
+    except InvalidRequirement as error:
+        raise ConfigError(f"{wanted}: is no name of a plugin; write upright-x or upright-x==1.2.0") from error
+    plugin = index.find(asked.name)
+    if plugin is None:
+        offer = [p.dist for p in index.plugins for names in p.steps.values() if asked.name in names]
+        hint = f"{offer[0]} offers a step of that name" if offer else "`upright registry search` lists all"
+        raise PluginError(f"{asked.name}: is no plugin of the index ({hint}); name a distribution that is in it")
+    _refuse_quarantined(plugin)
+    fitting = [release for release in plugin.releases if Version(release.version) in asked.specifier]
+    if not fitting:
+        known = ", ".join(release.version for release in plugin.releases) or "none"
+        raise PluginError(f"{wanted}: the index has no such release (it has {known}); name another")
+    kept = [release for release in fitting if release.contract == CONTRACT]
+    if not kept:
+        raise PluginError(
+            f"{wanted}: its releases are of contract {fitting[-1].contract}, this Upright keeps {CONTRACT}; "
+            f"take another version of one of them"
+        )
+    return plugin, max(kept, key=lambda release: Version(release.version)), asked.extras
+
+
+def _refuse_quarantined(plugin: Plugin) -> None:
+    if plugin.status == "quarantined":
+        raise PluginError(f"{plugin.dist}: is quarantined ({plugin.reason}); do not install it")
+
+
+def _look(index: Index, wheels: list[Wheel]) -> None:
+    """Every check of what would come, beside what is installed. Raises PluginError, IntegrityError."""
+    coming: set[str] = {found.dist for found in wheels}
+    owners = {
+        point.name: canonicalize_name(point.dist.name)
+        for group in ("console_scripts", "gui_scripts")
+        for point in metadata.entry_points(group=group)
+        if point.dist is not None
+    }
+    steps = {(entry.section, entry.name): canonicalize_name(entry.dist) for entry in catalog.installed()}
+    programs = Path(sysconfig.get_path("scripts"))
+    taken: dict[object, str] = {}
+    for found in wheels:
+        plugin = index.find(found.dist)
+        if plugin is not None:
+            _refuse_quarantined(plugin)
+            release = next((one for one in plugin.releases if one.version == found.version), None)
+            if release is None:
+                raise IntegrityError(f"{found.path.name}: is no release of the index; do not install it")
+            hold_to(release, plugin, found)
+        elif found.ours:
+            raise PluginError(f"{found.path.name}: offers steps to Upright but is not in the index; do not install it")
+        for script in sorted(found.scripts):
+            before = owners.get(script, "this environment" if (programs / script).exists() else None)
+            _refuse_taken(found, f"command {script!r}", taken.setdefault(script, found.dist), before, coming)
+        for _, kind, name in found.ours:
+            before = steps.get((kind, name))
+            _refuse_taken(found, f"{kind}.{name}", taken.setdefault((kind, name), found.dist), before, coming)
+
+
+def _refuse_taken(found: Wheel, what: str, now: str, before: str | None, coming: set[str]) -> None:
+    """``now`` is who brings it first of what comes, ``before`` who has it in the environment."""
+    other = now if now != found.dist else before
+    if other is not None and (other == now != found.dist or other not in coming):
+        raise PluginError(f"{found.path.name}: its {what} is one of {other} already; take one of them only")
+
+
+def _items(report: Path) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = json.loads(report.read_bytes())["install"]
+    return items
+
+
+def _pip(told: str, command: str, *arguments: str) -> None:
+    """pip of this environment, with the user's own configuration. Raises PluginError with what it said last."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", command, "--quiet", "--disable-pip-version-check", "--no-input", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
+        raise PluginError(
+            f"{told}: pip {command} failed ({' '.join(said).strip()}); sources are what pip is set up for, and --find-links; "
+            f"sdists count with --allow-sdist only"
+        )
