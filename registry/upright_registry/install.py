@@ -34,14 +34,16 @@ def install(
     """Install a plugin (``upright-x`` or ``upright-x==1.2.0``) and what it needs into this environment.
 
     ``confirm`` is shown the wheels after every check, before anything is installed. What is installed is the very files
-    that were looked at; nothing where all is installed already. Raises ConfigError, PluginError, IntegrityError; nothing is installed then.
+    that were looked at; an empty list says that all is there already, or was not wanted. Raises ConfigError, PluginError,
+    IntegrityError; nothing is installed then.
     """
     plugin, release, extras = chosen(index, wanted)
     sources = [part for link in find_links for part in ("--find-links", link)] + (["--no-index"] if no_index else [])
     kinds = ["--only-binary", plugin.dist if allow_sdist else ":all:"]
     with tempfile.TemporaryDirectory(prefix="upright-registry-") as folder:
         report = Path(folder) / "report.json"
-        pin = f"{plugin.dist}[{','.join(sorted(extras))}]=={release.version}"
+        asked = f"[{','.join(sorted(extras))}]" if extras else ""
+        pin = f"{plugin.dist}{asked}=={release.version}"
         _pip(pin, "install", "--dry-run", *sources, *kinds, "--report", str(report), pin)
         coming = [f"{item['metadata']['name']}=={item['metadata']['version']}" for item in _items(report)]
         if not coming:

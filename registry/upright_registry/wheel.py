@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from email.parser import BytesParser
 from pathlib import Path, PurePosixPath
 
-from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from upright.catalog import COMMANDS
 from upright.errors import IntegrityError, PluginError
@@ -54,8 +54,10 @@ def wheel(path: Path) -> Wheel:
             told = BytesParser().parsebytes(archive.read(f"{info}/METADATA"))
             given = f"{info}/entry_points.txt"
             points = _entry_points(archive.read(given).decode() if given in files else "")
-    except (InvalidWheelFilename, zipfile.BadZipFile, KeyError, ValueError, OSError, configparser.Error) as error:
-        raise IntegrityError(f"{path.name}: is no wheel that can be read ({error}); get it again") from error
+    except Exception as error:  # zipfile and zlib raise a dozen kinds for bytes that are no archive
+        raise IntegrityError(
+            f"{path.name}: is no wheel that can be read ({type(error).__name__}: {error}); get it again"
+        ) from error
     if canonicalize_name(told["Name"] or "") != name or told["Version"] != str(version):
         raise IntegrityError(f"{path.name}: says inside that it is {told['Name']} {told['Version']}; do not install it")
     for file in files:
