@@ -1,16 +1,13 @@
-"""Wheels made by hand, and a registry of the one plugin ``upright-thing``."""
+"""Wheels made by hand, keys, and a user's folder."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import subprocess
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from registry_files import new_keys
 
 STEP = "from upright import Step\n\n\nclass Thing(Step):\n    '''Nothing.'''\n"
 Make = Callable[..., Path]
@@ -54,31 +51,6 @@ def keys(tmp_path: Path) -> tuple[Path, Path]:
     private, public = tmp_path / "private.pem", tmp_path / "public.pem"
     new_keys(private, public)
     return private, public
-
-
-def new_keys(private: Path, public: Path) -> None:
-    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", private], check=True, capture_output=True)
-    subprocess.run(["openssl", "pkey", "-in", private, "-pubout", "-out", public], check=True, capture_output=True)
-
-
-def describe(folder: Path, *wheels: Path, dist: str = "upright-thing", **changes: Any) -> Path:
-    """Write the TOML file of a plugin with these wheels as its releases; ``contract`` is of all of them."""
-    contract = changes.pop("contract", "v1")
-    values = {"dist": dist, "summary": "A thing.", "licence": "MIT", "maintainers": ["A. Author"], **changes}
-    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
-    lines += ["", "[steps]", f'tune = ["{dist.removeprefix("upright-")}"]']
-    for path in wheels:
-        lines += [
-            "",
-            "[[releases]]",
-            f'version = "{path.name.split("-")[1]}"',
-            f'sha256 = "{hashlib.sha256(path.read_bytes()).hexdigest()}"',
-            f'contract = "{contract}"',
-        ]
-    folder.mkdir(exist_ok=True)
-    file = folder / f"{dist}.toml"
-    file.write_text("\n".join(lines) + "\n")
-    return file
 
 
 @pytest.fixture(autouse=True)

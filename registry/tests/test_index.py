@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
-import importlib.util
 import json
 import random
 import subprocess
@@ -16,20 +16,15 @@ from typing import Any
 import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from registry_files import describe, new_keys
 
 from conftest import ROOT
 from upright.errors import ConfigError, IntegrityError, PluginError
 from upright_registry.build import build
-from upright_registry.index import PURPOSE, Index, opened, signed
+from upright_registry.index import PURPOSE, Index, opened, private_key, signed
 from upright_registry.plugin import read_all
 from upright_registry.trust import trusted
 from upright_registry.wheel import hold_to, wheel
-
-spec = importlib.util.spec_from_file_location("registry_conftest", Path(__file__).with_name("conftest.py"))
-assert spec is not None
-assert spec.loader is not None
-helpers = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(helpers)
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -85,7 +80,7 @@ def test_no_changed_byte_of_an_index_is_missed() -> None:
 
 def test_no_changed_byte_of_a_wheel_is_missed(make_wheel: Any, tmp_path: Path) -> None:
     path = make_wheel()
-    (plugin,) = read_all(helpers.describe(tmp_path / "plugins", path).parent)
+    (plugin,) = read_all(describe(tmp_path / "plugins", path).parent)
     raw = path.read_bytes()
 
     def held(changed: bytes) -> None:
@@ -133,7 +128,7 @@ def test_a_build_never_goes_back(keys: tuple[Path, Path], tmp_path: Path) -> Non
     for version in (1, 2):
         with pytest.raises(ConfigError, match="is version 2 already"):
             build(BUNDLED, keys[0], site, version=version)
-    helpers.new_keys(tmp_path / "other.pem", tmp_path / "other.pub")
+    new_keys(tmp_path / "other.pem", tmp_path / "other.pub")
     with pytest.raises(IntegrityError, match="was not signed with the key"):
         build(BUNDLED, tmp_path / "other.pem", site)
     assert (site / "index.json").read_bytes() == before
@@ -167,8 +162,6 @@ def test_the_command_ends_with_5(seen: str, keys: tuple[Path, Path], tmp_path: P
     elif seen == "changed":
         path.write_bytes(raw.replace(b"upright-tune", b"upright-tuna", 1))
     else:
-        from upright_registry.index import private_key
-
         path.write_bytes(signed(index(days=1).model_copy(update={"expires": NOW}), private_key(keys[0])))
     done = upright("registry", "search", "--index", path, "--key", keys[1])
     assert done.returncode == 5
@@ -186,9 +179,7 @@ def test_the_signature_is_one_that_openssl_takes(keys: tuple[Path, Path], tmp_pa
 
 
 def test_the_page_is_one_file_with_every_plugin(keys: tuple[Path, Path], tmp_path: Path) -> None:
-    helpers.describe(
-        tmp_path / "plugins", summary="<script>alert(1)</script>", status="deprecated", reason="Use upright-tune."
-    )
+    describe(tmp_path / "plugins", summary="<script>alert(1)</script>", status="deprecated", reason="Use upright-tune.")
     build(tmp_path / "plugins", keys[0], tmp_path / "one")
     text = (tmp_path / "one" / "index.html").read_text()
     assert "<script>alert" not in text
@@ -198,8 +189,6 @@ def test_the_page_is_one_file_with_every_plugin(keys: tuple[Path, Path], tmp_pat
     assert all(f"<h3>{plugin.dist}</h3>" in text for plugin in read_all(BUNDLED))
     assert all(word not in text for word in ("http:", "https:", "src=", "@import", "url("))
     script = text.partition("<script>")[2].partition("</script>")[0]
-    import base64
-
     assert f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" in text
 
 
