@@ -8,9 +8,9 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
@@ -39,22 +39,27 @@ def install(
     """
     plugin, release, extras = chosen(index, wanted)
     sources = [part for link in find_links for part in ("--find-links", link)] + (["--no-index"] if no_index else [])
-    kinds = ["--only-binary", plugin.dist if allow_sdist else ":all:"]
+    binary = ",".join(one.dist for one in index.plugins) if allow_sdist else ":all:"
+    pip = partial(_pip, wanted, [*sources, "--only-binary", binary])
     with tempfile.TemporaryDirectory(prefix="upright-registry-") as folder:
-        report = Path(folder) / "report.json"
-        asked = f"[{','.join(sorted(extras))}]" if extras else ""
-        pin = f"{plugin.dist}{asked}=={release.version}"
-        _pip(pin, "install", "--dry-run", *sources, *kinds, "--report", str(report), pin)
-        coming = [f"{item['metadata']['name']}=={item['metadata']['version']}" for item in _items(report)]
-        if not coming:
+        first, others, report = Path(folder) / "plugin", Path(folder) / "others", Path(folder) / "report.json"
+        pip("wheel", "--no-deps", "--wheel-dir", str(first), f"{plugin.dist}=={release.version}")
+        (path,) = first.iterdir()
+        hold_to(release, plugin, wheel(path))  # before pip follows what the wheel says that it needs
+        extra = f"[{','.join(sorted(extras))}]" if extras else ""
+        pip("install", "--dry-run", "--report", str(report), f"{path}{extra}")
+        coming = _coming(report)
+        rest = [f"{dist}=={version}" for dist, version in coming.items() if dist != plugin.dist]
+        if rest:
+            pip("wheel", "--no-deps", "--wheel-dir", str(others), *rest)
+        files = ([path] if plugin.dist in coming else []) + (sorted(others.iterdir()) if rest else [])
+        wheels = [wheel(file) for file in files]
+        if not wheels:
             return []
-        wheels_folder = Path(folder) / "wheels"
-        _pip(pin, "wheel", "--no-deps", "--wheel-dir", str(wheels_folder), *sources, *kinds, *coming)
-        wheels = [wheel(path) for path in sorted(wheels_folder.iterdir())]
         _look(index, wheels)
         if not confirm(wheels):
             return []
-        _pip(pin, "install", "--no-deps", "--no-index", *(str(found.path) for found in wheels))
+        pip("install", "--no-deps", *(str(file) for file in files))
     return wheels
 
 
@@ -127,15 +132,26 @@ def _refuse_taken(found: Wheel, what: str, now: str, before: str | None, coming:
         raise PluginError(f"{found.path.name}: its {what} is one of {other} already; take one of them only")
 
 
-def _items(report: Path) -> list[dict[str, Any]]:
-    items: list[dict[str, Any]] = json.loads(report.read_bytes())["install"]
-    return items
+def _coming(report: Path) -> dict[str, str]:
+    """Distribution -> version that pip would install."""
+    items = [item["metadata"] for item in json.loads(report.read_bytes())["install"]]
+    return {canonicalize_name(item["name"]): item["version"] for item in items}
 
 
-def _pip(told: str, command: str, *arguments: str) -> None:
+def _pip(told: str, options: list[str], command: str, *arguments: str) -> None:
     """pip of this environment, with the user's own configuration. Raises PluginError with what it said last."""
     done = subprocess.run(
-        [sys.executable, "-m", "pip", command, "--quiet", "--disable-pip-version-check", "--no-input", *arguments],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-input",
+            command,
+            *options,
+            *arguments,
+        ],
         capture_output=True,
         text=True,
         check=False,

@@ -22,7 +22,7 @@ AT_START = ("sitecustomize.py", "usercustomize.py")
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel file: who it is, every file in it, and its entry points by group."""
+    """A wheel file: who it is, every file in it, its entry points by group, and what it needs."""
 
     path: Path
     dist: str
@@ -30,6 +30,7 @@ class Wheel:
     sha256: str
     files: tuple[str, ...]
     entry_points: dict[str, dict[str, str]]
+    requires: tuple[str, ...] = ()
 
     @property
     def scripts(self) -> set[str]:
@@ -52,6 +53,7 @@ def wheel(path: Path) -> Wheel:
             files = tuple(info.filename for info in archive.infolist())
             info = _info_folder(files, name)
             told = BytesParser().parsebytes(archive.read(f"{info}/METADATA"))
+            requires = tuple(told.get_all("Requires-Dist") or ())
             given = f"{info}/entry_points.txt"
             points = _entry_points(archive.read(given).decode() if given in files else "")
     except Exception as error:  # zipfile and zlib raise a dozen kinds for bytes that are no archive
@@ -68,19 +70,24 @@ def wheel(path: Path) -> Wheel:
             raise PluginError(f"{path.name}: its file {file!r} would run at every start of Python; do not install it")
     if len(set(files)) < len(files):
         raise PluginError(f"{path.name}: holds two files of one name; do not install it")
-    return Wheel(path, name, str(version), hashlib.sha256(path.read_bytes()).hexdigest(), files, points)
+    return Wheel(path, name, str(version), hashlib.sha256(path.read_bytes()).hexdigest(), files, points, requires)
 
 
 def hold_to(release: Release, plugin: Plugin, found: Wheel) -> None:
     """That the wheel is the release of the registry, and keeps to itself.
 
-    Raises IntegrityError for another hash; PluginError for another contract, for files outside the package that is named as
-    the distribution is, and for steps that the registry does not tell.
+    Raises IntegrityError for another hash; PluginError for a need by address, for files outside the package that is named
+    as the distribution is, for another contract, and for steps that the registry does not tell.
     """
     if found.sha256 != release.sha256:
         raise IntegrityError(
             f"{found.path.name}: its sha256 is {found.sha256}, the registry says {release.sha256}; do not install it"
         )
+    for needed in found.requires:
+        if "@" in needed.partition(";")[0]:
+            raise PluginError(
+                f"{found.path.name}: needs {needed!r}, which pip would build from there; do not install it"
+            )
     package = plugin.dist.replace("-", "_")
     for file in found.files:
         top = file.split("/")[0]
