@@ -9,7 +9,7 @@ UNCONSTRAINED := --set name=quickstart-unconstrained --set demo.twin=null \
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: help demo test test-all coverage lint format bench bench-clean bench-cleaning bench-encrypt bench-methods bench-prompts matrix matrix-dp results results-methods results-prompts bench-dp bench-pii bench-audit clean bench-labels bench-cleaners
+.PHONY: help demo test test-all coverage lint format bench bench-clean bench-cleaning bench-encrypt bench-fairness bench-methods bench-prompts matrix matrix-dp results results-methods results-prompts bench-dp bench-pii bench-audit clean bench-labels bench-cleaners
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -73,6 +73,9 @@ bench-prompts: $(READY)  ## scoring labels with a shared prefix beside the naive
 
 bench-encrypt: $(READY)  ## sealing and opening a file beside copying it and beside AES-256-GCM alone
 	$(BIN)/python tests/benchmarks/encrypt.py
+
+bench-fairness: $(READY)  ## a bootstrap of group metrics on a million rows beside fairlearn's MetricFrame
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/fairness.py
 
 bench-labels: $(READY)  ## planted label errors beside cleanlab's default, and what the parity gate says of both; needs UPRIGHT_DATA
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/labels.py

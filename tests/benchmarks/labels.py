@@ -6,7 +6,7 @@ in ten of every class). Precision and recall are of the changed labels; banking7
 share of clean rows of cut classes that is removed over that of the other classes, with its 95 % score interval; the last
 line takes the rows of all seeds together. cleanlab is given what its guides take: scikit-learn's logistic regression with
 its defaults (C = 1), cross-validated on the same embeddings; and, beside it, with our C. All share one process and the
-same rows. Settings were chosen on seeds 100 and 101 of this and of the second table's data.
+same rows. Settings were chosen on seeds 100 to 105 of this and 100 and 101 of the second table's data.
 
 The second table has the same labels changed in other data, nothing cut. The third is of rows of wikitext2 planted into
 banking77.
@@ -169,6 +169,7 @@ def first_table(seeds: list[int], table: dict[str, np.ndarray], source: list[dic
     for kind in ("uniform", "by share"):
         totals: dict[str, np.ndarray] = {}
         seconds: dict[str, float] = {}
+        asked: list[tuple[dict[str, Step], Dataset, int]] = []
         for seed in seeds:
             place, given, rare = planted(labels, seed, kind, CUT)
             rows = Dataset.from_dict(
@@ -191,9 +192,11 @@ def first_table(seeds: list[int], table: dict[str, np.ndarray], source: list[dic
                     low = risk_ratio(*(np.array([n]) for n in counts[3:]))[1][0]
                     fine &= bool(counts[0] >= PRECISION * counts[1] and counts[0] >= RECALL * counts[2] and low < CAP)
             wrong = {row for row, bad in zip(rows["row_id"][:], given != labels[place], strict=True) if bad}
-            gate({**steps, "oracle": Oracle(wrong=frozenset(wrong))}, rows, table, kind, seed)
+            asked.append(({**steps, "oracle": Oracle(wrong=frozenset(wrong))}, rows, seed))
         for name, counts in totals.items():
             print(f"{kind:8s} all       {name:13s} {told(counts)}  {seconds[name] / len(seeds):.1f} CPU s a seed")
+        for cleaners, rows, seed in asked:
+            gate(cleaners, rows, table, kind, seed)
     return fine
 
 
@@ -268,7 +271,7 @@ def third_table(seeds: list[int], table: dict[str, np.ndarray], source: list[dic
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[30, 31, 32, 33, 34])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[40, 41, 42, 43, 44])
     seeds = parser.parse_args().seeds
     source = read("banking77")
     table = embeddings([row["text"] for row in source])

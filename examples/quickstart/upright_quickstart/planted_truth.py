@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from upright import Section, Step, hook
+from upright import Metric, Section, Step, hook
 from upright.errors import ConfigError
 from upright.objects import Table, Text
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from upright import Attribution, Run
 
 FINDS = {
-    "exact-duplicate": ("exact-duplicate", "same-input-other-label", "also-in-"),
+    "exact-duplicate": ("exact-duplicate", "same-input-other-label"),
     "edited-duplicate": ("near-duplicate",),
     "mojibake": ("mojibake",),
     "pii": ("pii:",),
@@ -59,24 +58,52 @@ class PlantedTruth(Step):
     # --- planted defects --------------------------------------------------------------------------------------------
 
     def _found(self, run: Run) -> Section:
+        rows = []
+        for defect, told in self._counts(run).items():
+            planted, right, decided, agreed = (told[name] for name in ("planted", "right", "decided", "agreed"))
+            recall = f"{right} of {planted}" if decided else "missed: no step of this stack looks for it"
+            rows.append([defect, planted, right, recall, f"{agreed} of {decided}" if decided else "–"])
+        text = "The notes are made up and their defects were planted, so that what was found can be counted."
+        header = ["defect", "rows planted", "of them found", "recall", "precision: decisions that are right"]
+        return Section("Planted against found", [Text(text), Table(header, rows)])
+
+    def _counts(self, run: Run) -> dict[str, dict[str, int]]:
+        """Of each defect: notes planted, found, decisions made for it, right ones. Of two notes that are duplicates
+        either may go: a decision is right if the note, or the one that it shows, is the planted one."""
         import pyarrow.parquet as pq
 
         truth, notes = self._truth(run), run.keep(self, "notes", dict)
-        reasons: dict[str, set[str]] = defaultdict(set)
         with run.opened("data/ledger.parquet") as path:
-            entries = pq.read_table(path, columns=["row_id", "reason"]).to_pylist()
-        for entry in entries:
-            reasons[notes.get(entry["row_id"], "")] |= set(_parts(entry["reason"]))
-        rows = []
+            entries = pq.read_table(path, columns=["row_id", "reason", "evidence"]).to_pylist()
+        counts = {}
         for defect, beginnings in FINDS.items():
             planted = {note for note, known in truth.items() if defect in known["defects"]}
-            found = {note for note, told in reasons.items() if any(reason.startswith(beginnings) for reason in told)}
-            right = planted & found
-            state = f"{len(right)} of {len(planted)}" if found else "missed: no step of this stack looks for it"
-            rows.append([defect, len(planted), len(right), len(found - planted), state])
-        text = "The notes are made up and their defects were planted, so that what was found can be counted."
-        header = ["defect", "rows planted", "of them found", "found elsewhere", "result"]
-        return Section("Planted against found", [Text(text), Table(header, rows)])
+            right, decided, agreed = set[str](), 0, 0
+            for entry in entries:
+                if any(reason.startswith(beginnings) for reason in _parts(entry["reason"])):
+                    ids = [entry["row_id"], entry["evidence"] if "duplicate" in defect else None]
+                    meant = {notes[row] for row in ids if row in notes} & planted
+                    right |= meant
+                    decided += 1
+                    agreed += bool(meant)
+            counts[defect] = {"planted": len(planted), "right": len(right), "decided": decided, "agreed": agreed}
+        return counts
+
+    @hook
+    def save(self, folder: Path, run: Run) -> None:
+        (folder / "found.json").write_text(json.dumps(self._counts(run), indent=2) + "\n", encoding="utf-8")
+
+    @hook
+    def account(self, folder: Path) -> dict[str, Metric]:
+        """Recall and precision of each defect that a step of the stack looks for, from found.json."""
+        path = folder / "found.json"
+        figures = {}
+        for defect, told in json.loads(path.read_text(encoding="utf-8")).items() if path.is_file() else ():
+            if told["decided"]:
+                recall, precision = told["right"] / told["planted"], told["agreed"] / told["decided"]
+                figures[f"recall/{defect}"] = Metric(recall, n=told["planted"], source="ledger")
+                figures[f"precision/{defect}"] = Metric(precision, n=told["decided"], source="ledger")
+        return figures
 
     # --- the twin ---------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -45,9 +47,13 @@ class Asked:
     def __init__(self, rows: Dataset) -> None:
         self.data = {"train": rows}
         self.config = type("C", (), {"data": type("D", (), {"sensitive": []})()})()
+        self.folder = tempfile.TemporaryDirectory(prefix="asked-")
 
     def key(self, step: Step) -> str:
         return "step"
+
+    def step_folder(self, step: Step) -> Path:
+        return Path(self.folder.name)
 
     def emit(self, *given: Any, **named: Any) -> None:
         return None

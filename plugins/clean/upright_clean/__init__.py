@@ -1,1 +1,1 @@
-"""Cleaning steps for Upright: exact-dup, label-issues, length, outliers, parity, unicode."""
+"""Cleaning steps for Upright: they decide, core applies and remembers."""

@@ -12,10 +12,9 @@ from typing import Any
 from pydantic import Field
 
 from upright import Batch, Capability, Output, Predictions, Run, Section, Step, hook
-from upright.errors import ConfigError
-
-FLOOR = 0.01
-"""Smallest share of rows that a cell is taken to have: noisy or empty cells must not blow a coefficient up."""
+from upright_fairness import groups
+from upright_fairness.groups import Groups
+from upright_fairness.positive import check_class, class_number
 
 
 class EqualizedOdds(Step):
@@ -24,7 +23,7 @@ class EqualizedOdds(Step):
     needs = frozenset({Capability.TRAINING, Capability.CLASS_SCORES})
     tasks = frozenset({"text-classification"})
 
-    groups: list[str] = Field(min_length=1, description="Sensitive columns whose groups shall have equal rates.")
+    groups: list[Groups] = Field(min_length=1, description="Sensitive columns whose groups shall have equal rates.")
     positive: str | None = Field(
         None, description="The class whose rates are meant; needed with more than two classes."
     )
@@ -40,24 +39,15 @@ class EqualizedOdds(Step):
 
     @hook
     def prepare(self, run: Run) -> None:
-        where = f"{run.stack.placed(self).where}  fairness.{run.key(self)}"
-        for column in self.groups:
-            if column not in run.config.data.sensitive:
-                raise ConfigError(
-                    f"{where}.groups: {column!r} is not in data.sensitive "
-                    f"({run.stack.where('data', 'sensitive')}); add it there"
-                )
-        if self.positive is not None and self.positive not in run.labels:
-            raise ConfigError(f"{where}.positive: {self.positive!r} is no class; there are {', '.join(run.labels)}")
-        if self.positive is None and len(run.labels) != 2:
-            raise ConfigError(f"{where}.positive: there are {len(run.labels)} classes; say whose rates are meant")
+        groups.check(self, self.groups, "train", run)
+        check_class(self, self.positive, run, needed=True)
 
     @hook
     def statistics(self, batch: Batch, output: Output, run: Run) -> dict[str, Any]:
         """Each row's cells (true class x group) and whether it was decided positive in them; norm at most 1."""
         import torch
 
-        decided = (output.logits.argmax(-1) == self._positive(run)).float().unsqueeze(1)
+        decided = (output.logits.argmax(-1) == class_number(self.positive, run)).float().unsqueeze(1)
         cells = self._cells(batch, run)
         scale = (2 * len(self.groups)) ** -0.5
         return {"cells": torch.cat([cells, cells * decided], dim=1) * scale}
@@ -67,7 +57,7 @@ class EqualizedOdds(Step):
         """The row's coefficient times its probability of the positive class: linear in what the dual has chosen."""
         import torch
 
-        score = torch.softmax(output.logits.float(), dim=-1)[:, self._positive(run)]
+        score = torch.softmax(output.logits.float(), dim=-1)[:, class_number(self.positive, run)]
         return (self._cells(batch, run) * self._kept(run, "coefficients")).sum(1) * score
 
     @hook
@@ -76,6 +66,8 @@ class EqualizedOdds(Step):
             return
         import torch
 
+        from upright_fairness.lagrangian import follow_common
+
         with torch.no_grad():
             scale = (2 * len(self.groups)) ** 0.5
             counts = self._kept(run, "counts")
@@ -83,29 +75,15 @@ class EqualizedOdds(Step):
             rows, hits = counts.clamp(min=0).chunk(2)
             multipliers, coefficients = self._kept(run, "multipliers"), self._kept(run, "coefficients")
             for part in self._parts(run):
-                self._step(rows[part], hits[part], multipliers[part], coefficients[part])
-
-    def _step(self, rows: Any, hits: Any, multipliers: Any, coefficients: Any) -> None:
-        """One dual update of the cells of one true class of one column; changes the last two in place."""
-        import torch
-
-        total = rows.sum().clamp(min=1e-6)
-        rates = hits / rows.clamp(min=FLOOR * float(total))
-        excess = rates - hits.sum() / total
-        excess = torch.sign(excess) * (excess.abs() - self.max_gap).clamp(min=0)
-        multipliers.mul_(1 - self.damping).add_(self.dual_learning_rate * excess)
-        multipliers.clamp_(-self.max_multiplier, self.max_multiplier)
-        # d/d score of sum_g multiplier_g (rate_g - common rate), per row of the true class
-        share = (rows / total).clamp(min=FLOOR)
-        coefficients.copy_(multipliers / share - multipliers.sum())
+                follow_common(rows[part], hits[part], multipliers[part], coefficients[part], self)
 
     @hook
     def calibrate(self, predictions: Predictions, run: Run) -> None:
         if self.refit_threshold and len(run.labels) == 2:
             from upright_fairness.threshold import choose
 
-            columns = [predictions.groups(column) for column in self.groups]
-            positive = self._positive(run)
+            columns = [groups.codes(spec, predictions)[0] for spec in self.groups]
+            positive = class_number(self.positive, run)
             scores, truth = predictions.numpy("scores")[:, positive], predictions.numpy("label") == positive
             chosen = choose(scores, truth, columns, self.max_gap)
             run.keep(self, "threshold", dict)["threshold"] = chosen
@@ -117,8 +95,8 @@ class EqualizedOdds(Step):
         threshold = run.keep(self, "threshold", dict).get("threshold")
         if threshold is None:
             return scores
-        positive = scores[:, self._positive(run)] - threshold + 0.5
-        both = [1 - positive, positive] if self._positive(run) == 1 else [positive, 1 - positive]
+        positive = scores[:, class_number(self.positive, run)] - threshold + 0.5
+        both = [1 - positive, positive] if class_number(self.positive, run) == 1 else [positive, 1 - positive]
         return torch.stack(both, dim=1)
 
     @hook
@@ -143,13 +121,10 @@ class EqualizedOdds(Step):
 
     # --- cells ------------------------------------------------------------------------------------------------------
 
-    def _positive(self, run: Run) -> int:
-        return run.labels.index(self.positive) if self.positive is not None else 1
-
     def _kept(self, run: Run, name: str) -> Any:
         import torch
 
-        width = sum(2 * len(run.group_values[column]) for column in self.groups)
+        width = sum(2 * len(groups.values(spec, run)) for spec in self.groups)
         width = 2 * width if name == "counts" else width
         return run.keep(self, name, lambda: torch.zeros(width, device=run.device))
 
@@ -160,11 +135,11 @@ class EqualizedOdds(Step):
         """
         import torch
 
-        positive = (batch.labels == self._positive(run)).long()
+        positive = (batch.labels == class_number(self.positive, run)).long()
         parts = []
-        for column in self.groups:
-            size = len(run.group_values[column])
-            group = batch.groups[column]
+        for spec in self.groups:
+            size = len(groups.values(spec, run))
+            group = groups.batch_codes(spec, batch, run)
             place = positive * size + group.clamp(min=0)
             one_hot = (place.unsqueeze(1) == torch.arange(2 * size, device=place.device)).float()
             parts.append(one_hot * (group >= 0).float().unsqueeze(1))
@@ -173,8 +148,8 @@ class EqualizedOdds(Step):
     def _parts(self, run: Run) -> list[slice]:
         """The cells of one true class of one column."""
         parts, start = [], 0
-        for column in self.groups:
-            size = len(run.group_values[column])
+        for spec in self.groups:
+            size = len(groups.values(spec, run))
             for _ in range(2):
                 parts.append(slice(start, start + size))
                 start += size
@@ -182,8 +157,8 @@ class EqualizedOdds(Step):
 
     def _names(self, run: Run) -> list[tuple[str, str]]:
         return [
-            (truth, f"{column} {value}")
-            for column in self.groups
+            (truth, f"{spec.name} {value}")
+            for spec in self.groups
             for truth in ("negative", "positive")
-            for value in run.group_values[column]
+            for value in groups.values(spec, run)
         ]

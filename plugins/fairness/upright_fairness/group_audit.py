@@ -8,23 +8,43 @@ from typing import Any, Literal
 from pydantic import Field
 
 from upright import Capability, Metric, Predictions, Run, Section, Step, Verdict, hook
-from upright.errors import ConfigError
+from upright_fairness import groups
+from upright_fairness.groups import Groups
+from upright_fairness.positive import check_class, plain
 
-Constraint = Literal["demographic_parity", "equal_opportunity", "false_positive_rate_parity", "equalized_odds"]
+Constraint = Literal[
+    "demographic_parity",
+    "equal_opportunity",
+    "false_positive_rate_parity",
+    "equalized_odds",
+    "predictive_parity",
+    "accuracy_parity",
+]
 
 
 class GroupAudit(Step):
-    """Rates of each group, their gaps and ratios, each with an interval; with ``max_gap`` a gate."""
+    """Rates, calibration and AUC of each group, gaps and ratios, each with an interval; with a bound a gate."""
 
     needs = frozenset({Capability.CLASS_SCORES})
     tasks = frozenset({"text-classification"})
 
-    groups: list[str] = Field(min_length=1, description="Sensitive columns to compare by.")
+    groups: list[Groups] = Field(
+        min_length=1, description="Sensitive columns to compare by, or group specs (see Groups)."
+    )
     positive: str | None = Field(
         None, description="The class whose rates are meant; default: the second of two, each of more against the rest."
     )
-    constraint: Constraint = Field("equalized_odds", description="The gap that max_gap bounds.")
+    constraint: Constraint = Field("equalized_odds", description="The gap that max_gap and min_ratio bound.")
     max_gap: float | None = Field(None, ge=0, le=1, description="Largest gap that is accepted.")
+    min_ratio: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Smallest ratio of two groups' rates that is accepted; 0.8 is the four-fifths rule.",
+    )
+    min_balanced_accuracy: float = Field(
+        0.5, ge=0.5, lt=1, description="Utility floor: a gate is met only by decisions that are better than this."
+    )
     on_fail: Literal["block", "warn"] = Field(
         "warn", description="block: a violated gap ends the run with exit code 4."
     )
@@ -32,99 +52,73 @@ class GroupAudit(Step):
 
     @hook
     def prepare(self, run: Run) -> None:
-        where = run.stack.placed(self).where
-        for column in self.groups:
-            if column not in run.config.data.sensitive:
-                raise ConfigError(
-                    f"{where}  fairness.{run.key(self)}.groups: {column!r} is not in data.sensitive "
-                    f"({run.stack.where('data', 'sensitive')}); add it there"
-                )
-        if self.positive is not None and self.positive not in run.labels:
-            raise ConfigError(
-                f"{where}  fairness.{run.key(self)}.positive: {self.positive!r} is no class; there are "
-                f"{', '.join(run.labels)}"
-            )
+        groups.check(self, self.groups, "audit", run)
+        check_class(self, self.positive, run)
 
     @hook
     def measure(self, predictions: Predictions, run: Run) -> dict[str, Metric]:
-        from upright_fairness import rates
+        from upright_fairness.measures import everything
 
-        found: dict[str, Metric] = {}
-        for column in self.groups:
-            values = predictions.groups(column)
-            found[f"missing/{column}"] = Metric(float(sum(value is None for value in values)), n=len(values))
+        label, found = predictions.numpy("label"), {}
+        if (unlabelled := int((label < 0).sum())) > 0:
+            found["unlabelled"] = Metric(float(unlabelled), n=len(label))
+        for spec in self.groups:
+            codes, names = groups.codes(spec, predictions)
+            found[f"missing/{spec.name}"] = Metric(float((codes < 0).sum()), n=len(codes))
             for positive, suffix in self._classes(predictions.labels):
-                counts, names = self._counts(predictions, column, positive)
-                for rate, estimates in rates.group_rates(counts, run.seed).items():
-                    for name, estimate in zip(names, estimates, strict=True):
-                        _put(found, f"{rate}/{column}{suffix}/{_plain(name)}", estimate)
-                for kind in rates.GAPS:
-                    _put(found, f"{kind}_difference/{column}{suffix}", rates.gap(counts, kind, run.seed))
-                    _put(found, f"{kind}_ratio/{column}{suffix}", rates.ratio(counts, kind, run.seed))
-                for number, name in enumerate(names):
-                    for true, word in enumerate(("negatives", "positives")):
-                        key = f"{word}/{column}{suffix}/{_plain(name)}"
-                        found[key] = Metric(float(counts[number, true].sum()), n=int(counts[number].sum()))
+                for key, name, estimate in everything(predictions, positive, codes, names, self.constraint, run.seed):
+                    _put(found, f"{key}/{spec.name}{suffix}{name and '/' + plain(name)}", estimate)
         return found
 
     @hook
     def judge(self, metrics: dict[str, Metric], run: Run) -> list[Verdict]:
-        if self.max_gap is None:
+        if self.max_gap is None and self.min_ratio is None:
             return []
         home = run.home(self)
         splits = sorted({key.split("/")[0] for key in metrics} - {"train", "validation", "run"})
         splits = splits or ["validation"]
         return [
-            self._verdict(
-                split, column, suffix, metrics.get(f"{split}/{home}/{self.constraint}_difference/{column}{suffix}")
-            )
+            verdict
             for split in splits
-            for column in self.groups
-            for _, suffix in self._classes(run.labels or _labels(metrics, home, split, column))
+            for spec in self.groups
+            for _, suffix in self._classes(run.labels or _labels(metrics, home, split, spec.name))
+            for verdict in self._verdicts(split, f"{spec.name}{suffix}", metrics, home)
         ]
+
+    def _verdicts(self, split: str, what: str, metrics: dict[str, Metric], home: str) -> list[Verdict]:
+        """The gap's, the ratio's and the utility floor's, of one way of grouping and one class."""
+        from upright_fairness import verdicts
+
+        def of(name: str) -> tuple[str, Metric | None]:
+            return f"{split} {name} {what}", metrics.get(f"{split}/{home}/{name}/{what}")
+
+        rest = self.min_rows, self.on_fail
+        floor = verdicts.useful(*of("balanced_accuracy"), self.min_balanced_accuracy, *rest)
+        found = []
+        if self.max_gap is not None:
+            found.append(verdicts.at_most(*of(f"{self.constraint}_difference"), self.max_gap, *rest))
+        if self.min_ratio is not None:
+            found.append(verdicts.at_least(*of(f"{self.constraint}_ratio"), self.min_ratio, *rest))
+        return [*(verdicts.provided(verdict, floor) for verdict in found), floor]
 
     @hook
     def report(self, run: Run) -> list[Section]:
         from upright_fairness.picture import section
 
-        return [section(self, run, column) for column in self.groups]
+        return [section(self, run, spec) for spec in self.groups]
 
     def _classes(self, labels: list[str]) -> list[tuple[int, str]]:
         """(class number, key suffix): the named or second class of two; every class against the rest of more."""
         if self.positive is not None:
-            return [(labels.index(self.positive), "")]
+            return [(labels.index(self.positive) if self.positive in labels else -1, "")]
         if len(labels) == 2:
             return [(1, "")]
-        return [(code, f"/{_plain(label)}") for code, label in enumerate(labels)]
-
-    def _counts(self, predictions: Predictions, column: str, positive: int) -> tuple[Any, list[str]]:
-        from upright_fairness import rates
-
-        label, decision = predictions.numpy("label"), predictions.numpy("decision")
-        groups, known = predictions.groups(column), label >= 0
-        names = sorted({group for group in groups if group is not None})
-        return rates.cells((label == positive)[known], (decision == positive)[known], groups[known], names), names
-
-    def _verdict(self, split: str, column: str, suffix: str, metric: Metric | None) -> Verdict:
-        gate = f"{split} {self.constraint}_difference {column}{suffix}"
-        if metric is None or metric.low is None or metric.high is None or (metric.n or 0) < self.min_rows:
-            rows = 0 if metric is None else metric.n or 0
-            sentence = f"{gate}: the smallest cell holds {rows} rows, fewer than {self.min_rows}; collect more"
-            return Verdict(gate, "insufficient evidence", sentence, self.on_fail)
-        told = f"{gate} is {metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}]"
-        assert self.max_gap is not None
-        if metric.high <= self.max_gap:
-            return Verdict(gate, "met", f"{told}: not over {self.max_gap}", self.on_fail)
-        if metric.low > self.max_gap:
-            return Verdict(gate, "violated", f"{told}: over {self.max_gap}", self.on_fail)
-        return Verdict(
-            gate, "insufficient evidence", f"{told}: {self.max_gap} lies inside; test on more rows", self.on_fail
-        )
+        return [(code, f"/{plain(label)}") for code, label in enumerate(labels)]
 
 
 def _labels(metrics: dict[str, Metric], home: str, split: str, column: str) -> list[str]:
     """Class names from the keys, for a run whose model is not loaded (``upright verify``)."""
-    prefix = f"{split}/{home}/equalized_odds_difference/{column}/"
+    prefix = f"{split}/{home}/balanced_accuracy/{column}/"
     return sorted(key.removeprefix(prefix) for key in metrics if key.startswith(prefix)) or ["negative", "positive"]
 
 
@@ -133,7 +127,3 @@ def _put(found: dict[str, Metric], key: str, estimate: Any) -> None:
         low = None if math.isnan(estimate.low) else estimate.low
         high = None if math.isnan(estimate.high) else estimate.high
         found[key] = Metric(estimate.value, low, high, estimate.rows)
-
-
-def _plain(name: str) -> str:
-    return name.replace("/", "_")

@@ -2,45 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
 from upright import Run, Section
 from upright.objects import Svg, Table, Text
+from upright_fairness.groups import GroupSpec
+from upright_fairness.rates import RATES
 
-SHOWN = ("true_positive_rate", "false_positive_rate", "selection_rate")
+DRAWN = ("true_positive_rate", "false_positive_rate", "selection_rate")
+OTHERS = ("brier_score", "expected_calibration_error", "subgroup_auc", "bpsn_auc", "bnsp_auc")
 WIDTH, LEFT, ROW = 640, 230, 26
+SOURCES = {
+    "unstated": "Where the groups come from is not stated.",
+    "self-reported": "The groups are self-reported.",
+    "inferred": "The groups are inferred, not what people said of themselves.",
+}
 
 
-def section(step: Any, run: Run, column: str) -> Section:
-    """Tables of gaps and group rates, and a picture, for one sensitive column."""
-    home = run.home(step)
+def section(step: Any, run: Run, spec: GroupSpec) -> Section:
+    """Tables of gaps and group figures, and a picture, for one way of telling groups apart."""
+    home, column = run.home(step), spec.name
     splits = sorted({key.split("/")[0] for key in run.metrics} - {"train", "validation", "run"}) or ["validation"]
-    blocks: list[Any] = []
+    use = f"They may be used for {', '.join(spec.use)}."
+    blocks: list[Any] = [Text(f"{SOURCES[spec.provenance]} {use}")]
     for split in splits:
         prefix = f"{split}/{home}/"
         found = {key.removeprefix(prefix): m for key, m in run.metrics.items() if key.startswith(prefix)}
-        gaps = [
-            (key, metric.value, _interval(metric), metric.n)
-            for key, metric in found.items()
-            if key.split("/")[0].endswith(("_difference", "_ratio")) and key.split("/")[1] == column
-        ]
-        groups = [
-            (key, metric.value, _interval(metric), metric.n)
-            for key, metric in found.items()
-            if key.split("/")[0] in (*SHOWN, "accuracy") and key.split("/")[1] == column
+        mine = {key: metric for key, metric in found.items() if column in key.split("/")[1:3]}
+        whole = [
+            k
+            for k in mine
+            if k.split("/")[0].endswith(("_difference", "_ratio", "group_accuracy", "balanced_accuracy"))
         ]
         missing = found.get(f"missing/{column}")
+        unlabelled = found.get("unlabelled")
         blocks += [
             Text(
-                f"Split {split}. Intervals are 95 %; those of gaps hold for all pairs of groups at once. "
-                f"Rows without a value of {column}: {int(missing.value) if missing else 0} of {missing.n if missing else 0}."
+                f"Split {split}. Intervals are 95 % and hold for all groups, or all pairs of groups, at once. "
+                f"Rows without a value of {column}: {int(missing.value) if missing else 0} of {missing.n if missing else 0}. "
+                f"Rows without a label: {int(unlabelled.value) if unlabelled else 0}."
             ),
-            Table(["gap or ratio", "value", "95 % interval", "rows in the smallest cell"], gaps),
-            Table(["rate", "value", "95 % interval", "rows"], groups),
+            Table(["gap or ratio", "value", "95 % interval", "rows in the smallest cell"], _rows(mine, whole)),
+            Table(
+                ["difference", "value", "95 % interval", "rows in the smaller cell"],
+                _rows(mine, _of(mine, ["difference"])),
+            ),
+            Table(["rate", "value", "95 % interval", "rows"], _rows(mine, _of(mine, RATES))),
+            Table(["calibration and ranking", "value", "95 % interval", "rows"], _rows(mine, _of(mine, OTHERS))),
             Svg(_points(found, column), f"Rates by {column} on {split}, with 95 % intervals"),
         ]
     return Section(f"Group fairness by {column}", blocks)
+
+
+def _of(found: dict[str, Any], measures: Sequence[str]) -> list[str]:
+    return [key for key in found if key.split("/")[0] in measures]
+
+
+def _rows(found: dict[str, Any], keys: list[str]) -> list[tuple[Any, ...]]:
+    return [(key, found[key].value, _interval(found[key]), found[key].n) for key in keys]
 
 
 def _interval(metric: Any) -> str:
@@ -50,7 +71,7 @@ def _interval(metric: Any) -> str:
 def _points(found: dict[str, Any], column: str) -> str:
     rows = [
         (key, metric)
-        for rate in SHOWN
+        for rate in DRAWN
         for key, metric in found.items()
         if key.split("/")[0] == rate and key.split("/")[1] == column and metric.low is not None
     ]

@@ -1,13 +1,11 @@
-"""Rates and gaps against fairlearn in float64, intervals against their promise, the constraint against its purpose."""
+"""The constraint against its purpose: it narrows a gap that bias opened, couples no rows, and refuses what is not there."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import fairlearn.metrics as fairlearn
 import numpy as np
 import pytest
 import torch
@@ -15,107 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import WORDS, write_rows
-from upright import Metric, Run, Stack, Step, hook
+from upright import Run, Stack, Step, hook
 from upright.engine.execute import execute
 from upright.errors import ConfigError
 from upright.stack import Placed
-from upright_fairness import rates
-from upright_fairness.group_audit import GroupAudit
 from upright_fairness.threshold import choose
-
-DRAWS = st.lists(st.tuples(st.booleans(), st.booleans(), st.sampled_from("abc")), min_size=30, max_size=90)
-
-
-def arrays(rows: list[Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    truth, decision, group = map(np.array, zip(*rows, strict=True))
-    return truth, decision, group.astype(object)
-
-
-@settings(max_examples=60, deadline=None)
-@given(DRAWS)
-def test_rates_gaps_and_ratios_are_fairlearns(rows: list[Any]) -> None:
-    truth, decision, group = arrays(rows)
-    names = sorted(set(group))
-    counts = rates.cells(truth, decision, group, names)
-    if len(names) < 2 or (counts.sum(-1) == 0).any():
-        return  # fairlearn counts an undefined rate as 0; ours is undefined, which another test holds
-    frame = fairlearn.MetricFrame(
-        metrics={
-            "selection_rate": fairlearn.selection_rate,
-            "true_positive_rate": fairlearn.true_positive_rate,
-            "false_positive_rate": fairlearn.false_positive_rate,
-        },
-        y_true=truth.astype(float),
-        y_pred=decision.astype(float),
-        sensitive_features=group,
-    )
-    found = rates.rates(counts)
-    for rate in frame.by_group.columns:
-        np.testing.assert_allclose(found[rate], frame.by_group[rate].loc[names].to_numpy(float), atol=1e-12)
-    for kind in ("demographic_parity", "equal_opportunity", "equalized_odds"):
-        expected = getattr(fairlearn, f"{kind}_difference")(truth, decision, sensitive_features=group)
-        assert rates.gap(counts, kind, 0).value == pytest.approx(expected, abs=1e-12)
-        ratio = rates.ratio(counts, kind, 0).value
-        if not math.isnan(ratio):
-            expected = getattr(fairlearn, f"{kind}_ratio")(truth, decision, sensitive_features=group)
-            assert ratio == pytest.approx(expected, abs=1e-9)
-
-
-def test_mutant_that_takes_the_gap_to_the_mean_is_noticed() -> None:
-    counts = np.array([[[40, 10], [10, 40]], [[30, 20], [20, 30]], [[10, 40], [40, 10]]])
-    value = rates.rates(counts)["true_positive_rate"]
-    assert abs((np.abs(value - value.mean()).max()) - rates.gap(counts, "equal_opportunity", 0).value) > 0.1
-
-
-def covered(seed: int, high_only: bool = False) -> float:
-    """How often the interval of the largest of three equal true rates' differences (0) begins at 0."""
-    chance = np.random.default_rng(seed)
-    hits = 0
-    for trial in range(150):
-        counts = np.zeros((3, 2, 2), int)
-        for group in range(3):
-            counts[group, 1, 1] = chance.binomial(120, 0.6)
-            counts[group, 1, 0] = 120 - counts[group, 1, 1]
-            counts[group, 0, 0] = 10
-        estimate = rates.gap(counts, "equal_opportunity", trial)
-        hits += estimate.low <= 0 or (high_only and estimate.high <= 0)
-    return hits / 150
-
-
-def test_a_true_zero_gap_is_held_by_its_interval() -> None:
-    assert covered(1) >= 0.9  # promised .95; 150 trials have a standard deviation of .018
-
-
-def test_mutant_plain_bootstrap_of_the_maximum_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def plain(differences: np.ndarray, drawn: np.ndarray) -> tuple[float, float, float]:
-        largest = np.abs(drawn).max(1)
-        return float(np.abs(differences).max()), float(np.percentile(largest, 2.5)), float(np.percentile(largest, 97.5))
-
-    monkeypatch.setattr(rates, "max_t", plain)
-    assert covered(1) < 0.5
-
-
-@pytest.mark.parametrize(
-    ("value", "low", "high", "rows", "judgement"),
-    [
-        (0.01, 0.0, 0.04, 100, "met"),
-        (0.20, 0.1, 0.30, 100, "violated"),
-        (0.04, 0.0, 0.10, 100, "insufficient evidence"),
-        (0.20, 0.1, 0.30, 5, "insufficient evidence"),
-        (0.20, None, None, 100, "insufficient evidence"),
-    ],
-)
-def test_the_three_verdicts(value: float, low: Any, high: Any, rows: int, judgement: str) -> None:
-    step = GroupAudit(groups=["sex"], max_gap=0.05)
-    verdict = step._verdict("test", "sex", "", Metric(value, low, high, rows))
-    assert verdict.judgement == judgement
-    assert "test equalized_odds_difference sex" in verdict.sentence
-
-
-def test_an_empty_cell_is_undefined_and_never_zero() -> None:
-    counts = np.array([[[5, 5], [0, 0]], [[5, 5], [3, 2]]])
-    assert math.isnan(rates.rates(counts)["true_positive_rate"][0])
-    assert math.isnan(rates.gap(counts, "equal_opportunity", 0).value)
 
 
 @settings(max_examples=30, deadline=None)
@@ -124,7 +26,7 @@ def test_the_threshold_is_never_bought_by_refusing_everybody(seed: int) -> None:
     chance = np.random.default_rng(seed)
     truth = chance.random(200) < 0.4
     scores = np.clip(truth * 0.4 + chance.random(200) * 0.6, 0, 1)
-    group = np.where(chance.random(200) < 0.5, "a", "b").astype(object)
+    group = (chance.random(200) < 0.5).astype(int)
     decision = scores >= choose(scores, truth, [group], 0.02)
     assert 0.05 < decision.mean() < 0.95
     assert (decision == truth).mean() >= (scores.mean() < 2) * 0.6
