@@ -14,7 +14,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-$(READY): requirements.txt constraints.txt core/pyproject.toml $(wildcard plugins/*/pyproject.toml) $(QUICKSTART)/pyproject.toml
+$(READY): requirements.txt constraints.txt core/pyproject.toml $(wildcard plugins/*/pyproject.toml) registry/pyproject.toml $(QUICKSTART)/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with PYTHON=..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt

@@ -14,7 +14,9 @@ from upright import Stack, Step
 from upright.engine.execute import execute
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PAGES += sorted(path for folder in ("core", "plugins", "examples") for path in (ROOT / folder).rglob("README.md"))
+PAGES += sorted(
+    path for folder in ("core", "plugins", "registry", "examples") for path in (ROOT / folder).rglob("README.md")
+)
 
 
 def blocks(path: Path, language: str) -> list[str]:

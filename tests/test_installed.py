@@ -86,7 +86,11 @@ def test_plugins_use_the_names_that_a_third_party_would() -> None:
     inner = re.compile(r"^\s*(?:from|import) upright\.(?:engine|evidence|report|commands|calls)\b")
     found = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
-        for folder in (*(ROOT / "plugins").glob("*/upright_*"), *(ROOT / "examples").glob("*/upright_*"))
+        for folder in (
+            *(ROOT / "plugins").glob("*/upright_*"),
+            ROOT / "registry",
+            *(ROOT / "examples").glob("*/upright_*"),
+        )
         for path in sorted(folder.rglob("*.py"))
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if inner.search(line)

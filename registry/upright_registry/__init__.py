@@ -1,0 +1,1 @@
+"""Find and install plugins from a signed index."""
