@@ -270,7 +270,8 @@ def test_plan_shows_what_a_run_would_do_and_makes_nothing(toy: dict[str, Any], t
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["updates"] == 4
-    assert told["announced"][0]["noise_multiplier"] > 0.3
+    assert next(e for e in told["announced"] if "noise_multiplier" in e)["noise_multiplier"] > 0.3
+    assert any(e["event"] == "memory" and e["step"] == "exact-dup" for e in told["announced"])
     assert told["groups"]["sex"]["train"]["rows"] > 0
     assert any("exact-dup reads private data outside the epsilon" in warning for warning in told["warnings"])
     assert told["network"] == []

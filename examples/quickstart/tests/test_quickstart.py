@@ -63,9 +63,13 @@ def test_a_small_run_counts_planted_against_found(tiny_mean: Path, tmp_path: Pat
     ]
     rows = {row[0]: row for row in sections[0]["blocks"][1]["rows"]}
     assert rows["mojibake"][2] == rows["mojibake"][1] > 20
-    assert rows["pii"][2] == rows["pii"][1] > 50
+    assert rows["pii"][1] > 50
+    assert rows["pii"][2] >= 0.9 * rows["pii"][1]  # the others went with duplicates before
     assert rows["exact-duplicate"][2] >= 0.9 * rows["exact-duplicate"][1]
-    assert rows["edited-duplicate"][4].startswith("missed")
+    assert rows["edited-duplicate"][2] >= 0.8 * rows["edited-duplicate"][1]
+    assert {key for key in run.metrics if key.startswith("run/demo/planted-truth/recall/")} >= {
+        f"run/demo/planted-truth/recall/{defect}" for defect in ("edited-duplicate", "label-noise", "mojibake", "pii")
+    }
     assert "no run 'quickstart-unconstrained'" in sections[1]["blocks"][0]["text"]
 
 
