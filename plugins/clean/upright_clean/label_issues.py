@@ -64,6 +64,8 @@ class LabelIssues(Step):
         if len(classes) < 2:
             return decisions
         features = run.embed(rows.select(place))
+        held = 2 * features.nbytes + 24 * len(place) * len(classes)
+        run.emit("memory", step=run.key(self), split="train", bytes=held)
         log_odds, likelier = label_odds.log_odds(
             features, labels, self.folds, self.inverse_regularization, self.neighbours, run.seed
         )
