@@ -29,7 +29,9 @@ def venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bin" / "python"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind in ("tune", "clean") else pytest.mark.slow) for kind in KINDS]
+)
 def test_what_is_written_passes_its_tests_as_it_stands(
     kind: str, venv: Path, tmp_path: Path, upright: Callable[..., Any]
 ) -> None:
