@@ -199,16 +199,16 @@ class Decisions:
     ) -> None:
         """Decide the same on many rows at once; ``score`` and ``evidence`` have one entry a row."""
         count = len(row_ids)
-        given = {"row_id": row_ids, "score": score, "evidence": evidence}
+        constant = {"action": action, "reason": reason, "threshold": threshold}
+        given: dict[str, Sequence[Any]] = {
+            "row_id": row_ids,
+            "score": score if score is not None else [None] * count,
+            "evidence": evidence if evidence is not None else [None] * count,
+            "spans": [[] for _ in range(count)],
+            "values": [{} for _ in range(count)],
+        }
         for name, column in self.columns.items():
-            if given.get(name) is not None:
-                column.extend(given[name])  # type: ignore[arg-type]
-            elif name == "spans":
-                column.extend([] for _ in range(count))
-            elif name == "values":
-                column.extend({} for _ in range(count))
-            else:
-                column.extend([{"action": action, "reason": reason, "threshold": threshold}.get(name)] * count)
+            column.extend(given[name] if name in given else [constant[name]] * count)
 
 
 DECISION = ("row_id", "action", "reason", "score", "threshold", "evidence", "spans", "values")

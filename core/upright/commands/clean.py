@@ -7,14 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from upright.commands.options import STACK, Json, Overrides, RunCode, print_json, table
+from upright.commands.options import STACK, Json, Overrides, RunCode, print_json, shown, table
 
 if TYPE_CHECKING:
     from upright.run import Run
     from upright.stack import Stack
-
-WIDTH = 100
-"""Characters of an example that are shown."""
 
 
 def clean(
@@ -152,21 +149,8 @@ def _examples(run: Run, count: int) -> list[dict[str, Any]]:
     return [
         line
         | {
-            "before": _shown(before.get(line["parent"] or line["row_id"])),
-            "after": _shown(after.get(line["row_id"])),
+            "before": shown(before.get(line["parent"] or line["row_id"])),
+            "after": shown(after.get(line["row_id"])),
         }
         for line in chosen
     ]
-
-
-def _shown(row: dict[str, Any] | None) -> str | None:
-    """A row's columns in one short line."""
-    if row is None:
-        return None
-    words = [
-        f"{name}: {' '.join(value) if isinstance(value, list) else value}"
-        for name, value in row.items()
-        if name not in ("row_id", "unit") and value is not None and not isinstance(value, (bytes, dict))
-    ]
-    line = " | ".join(words).replace("\n", " ")
-    return line if len(line) <= WIDTH else line[: WIDTH - 1] + "…"

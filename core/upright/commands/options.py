@@ -20,6 +20,8 @@ RunCode = Annotated[
 Folder = Annotated[Path, typer.Argument(help="A run folder, such as runs/<name>/latest.")]
 
 STACK = Path("stack.yaml")
+WIDTH = 100
+"""Characters of a row that are shown."""
 
 
 def print_json(content: Any) -> None:
@@ -33,3 +35,16 @@ def table(header: list[str], rows: list[list[str]]) -> None:
     for number, row in enumerate([header, *rows]):
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         typer.secho(line, bold=number == 0)
+
+
+def shown(row: dict[str, Any] | None) -> str | None:
+    """A row's columns in one short line."""
+    if row is None:
+        return None
+    words = [
+        f"{name}: {' '.join(value) if isinstance(value, list) else value}"
+        for name, value in row.items()
+        if name not in ("row_id", "unit") and value is not None and not isinstance(value, (bytes, dict))
+    ]
+    line = " | ".join(words).replace("\n", " ")
+    return line if len(line) <= WIDTH else line[: WIDTH - 1] + "…"

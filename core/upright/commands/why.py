@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from upright.commands.options import Folder, Json, RunCode, print_json
+from upright.commands.options import Folder, Json, RunCode, print_json, shown
 
 
 def why(
@@ -19,7 +19,6 @@ def why(
     as_json: Json = False,
 ) -> None:
     """Tell what became of a row: where it came from, every decision on it and its reason, and what was predicted."""
-    from upright.commands.clean import _shown
     from upright.engine.history import history
     from upright.progress import quiet_libraries
 
@@ -49,7 +48,7 @@ def why(
         score = f" (score {found['score']:.3f})" if "score" in found else ""
         typer.echo(f"  predicted in {found['split']}: {found['decision']}{score}; its label is {found['label']}")
     if text:
-        typer.echo(f"  {_shown(held)}")
+        typer.echo(f"  {shown(held)}")
 
 
 def _told(line: dict[str, Any], row_id: str) -> str:
