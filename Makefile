@@ -28,14 +28,15 @@ demo: $(READY)  ## clean, tune, audit, explain and train privately on made-up cl
 	@$(BIN)/upright report runs/quickstart/latest
 
 test: $(READY)  ## the fast tests, one process per core
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist worksteal -m "not slow and not gpu"
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist worksteal --hypothesis-profile repeatable \
+		-m "not slow and not gpu"
 
 test-all: $(READY)  ## every test that this machine can run
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist worksteal
 
 coverage: $(READY)  ## branch coverage of core by the fast tests; under 90 % fails
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist worksteal -m "not slow and not gpu" \
-		--cov --cov-fail-under=90
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist worksteal --hypothesis-profile repeatable \
+		-m "not slow and not gpu" --cov --cov-fail-under=90
 
 lint: $(READY)  ## ruff and mypy --strict
 	$(BIN)/ruff check .

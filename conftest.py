@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from tiny_models import WORDS, make_model
 
 ROOT = Path(__file__).parent
 os.environ["HF_HUB_OFFLINE"] = "1"  # once installed, the tests need no network
+
+settings.register_profile("repeatable", derandomize=True)
+"""What `make test` uses, so that a change is judged by itself; `make test-all` looks at new examples every time."""
 
 DATA = Path(os.environ.get("UPRIGHT_DATA", ROOT.parent / "shared" / "data"))
 MODELS = Path(os.environ.get("UPRIGHT_MODELS", ROOT.parent / "shared" / "models"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from conftest import write_rows
@@ -116,6 +116,8 @@ def test_words_keep_their_number(words: list[str]) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.text("he sHEİımanß他其女朋友K-,", max_size=12), min_size=1, max_size=8))
+@example(["Hİm"])
+@example(["ſhe"])
 def test_the_look_by_arrow_misses_no_row(texts: list[str]) -> None:
     rows = Dataset.from_dict({"text": texts, "tokens": [list(text) or ["x"] for text in texts]})
     finds = pattern(GENDER.table)

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 LETTER = r"A-Za-z0-9_À-ÖØ-öø-ÿ"
 """What a word of an alphabet consists of; Han characters have no boundaries between words."""
 
+FOLDED = "(?-i:[\u0130\u0131\u017f\u212a])"
+"""Letters that Python holds equal to i, s or k in another case, and Arrow does not (or not at a word's edge)."""
+
 
 def pattern(terms: Iterable[str]) -> re.Pattern[str]:
     """Finds the terms, the longest first: one of letters as a whole word and no handle or tag, one of Han anywhere."""
@@ -55,7 +58,8 @@ def places(rows: Dataset, terms: Iterable[str], columns: Sequence[str]) -> list[
     terms = sorted(set(terms))
     whole = "|".join(re.escape(term) for term in terms if term.isascii())  # Arrow's \\b knows ASCII alone
     others = "|".join(re.escape(term) for term in terms if not term.isascii())
-    wanted = "(?i)" + "|".join(part for part, there in ((rf"\b(?:{whole})\b", whole), (others, others)) if there)
+    parts = [rf"\b(?:{whole})\b" if whole else "", others, FOLDED]
+    wanted = "(?i)" + "|".join(part for part in parts if part)
     table: Any = rows.select_columns(list(columns)).with_format("arrow")[:]
     found = np.zeros(len(rows), dtype=bool)
     for column in table.columns:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from upright import Attribution, Capability, Section, Step, hook
-from upright.objects import Table, Text
+from upright.objects import Text
+from upright_explain.attribution import attribution, drawn
+from upright_explain.strongest import strongest
 
 if TYPE_CHECKING:
     import torch
@@ -40,11 +41,8 @@ class IntegratedGradients(Step):
 
     @hook
     def explain(self, target: Target, rows: Dataset, run: Run) -> list[Attribution]:
-        import torch
-
-        chosen = torch.randperm(len(rows), generator=run.generator(self))[: self.samples].tolist()
         found: dict[int, Attribution] = {}
-        for batch in target.batches(chosen):
+        for batch in target.batches(drawn(rows, self.samples, self, run)):
             found |= self._batch(target, batch, rows)
         return [found[row] for row in sorted(found)]
 
@@ -64,15 +62,8 @@ class IntegratedGradients(Step):
                 if errors[place] > self.max_error and 2 * steps <= MAX_STEPS:
                     still.append(number)
                     continue
-                row = int(batch.rows[number])
-                found[row] = Attribution(
-                    rows[row]["row_id"],
-                    target.labels[int(decided[number])],
-                    [token for token, _, _ in tokens[number]],
-                    [(start, end) for _, start, end in tokens[number]],
-                    scores[place, : len(tokens[number])].numpy(),
-                    errors[place],
-                )
+                row, given = int(batch.rows[number]), (decided[number], tokens[number], scores[place], errors[place])
+                found[row] = attribution(target, rows, row, *given)
             open_rows, steps = still, 2 * steps
         return found
 
@@ -113,24 +104,4 @@ class IntegratedGradients(Step):
             f"{errors[len(errors) // 2]:.2%} (median) and {errors[-1]:.2%} (worst); {over} rows are over "
             f"{self.max_error:.0%}. Baseline: {self.baseline}."
         )
-        table = Table(["class", "token", "mean attribution", "rows"], _strongest(found))
-        return Section("Integrated gradients", [Text(text), table])
-
-
-def _strongest(found: list[Attribution], count: int = 8) -> list[list[Any]]:
-    """The tokens that speak most for each class on average, of those that occur in two rows or more."""
-    scores: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for one in found:
-        for token, (start, end), score in zip(one.tokens, one.offsets, one.scores, strict=True):
-            if end > start:
-                scores[one.target, token].append(float(score))
-    ranked = sorted(
-        ((name, token, sum(values) / len(values), len(values)) for (name, token), values in scores.items()),
-        key=lambda entry: (entry[0], -entry[2]),
-    )
-    names = dict.fromkeys(name for name, *_ in ranked)
-    return [
-        list(entry)
-        for name in names
-        for entry in [e for e in ranked if e[0] == name and (e[3] > 1 or len(found) < count)][:count]
-    ]
+        return Section("Integrated gradients", [Text(text), strongest(found)])
