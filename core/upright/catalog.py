@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 PREFIX = "upright.v1."
 COMMANDS = "command"
 """The group whose entries are commands, not steps."""
+INDEX = "index"
+"""The group whose entry tells what an index says of plugins (`upright.standing`)."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,13 @@ def installed() -> tuple[Entry, ...]:
 
 def steps() -> list[Entry]:
     """Every installed step."""
-    return [entry for entry in installed() if entry.section != COMMANDS]
+    return [entry for entry in installed() if entry.section not in (COMMANDS, INDEX)]
 
 
 def find(section: str, name: str, where: str = "") -> Entry:
     """The entry of ``use: name`` in a section. Raises PluginError: not installed, or offered twice."""
+    from upright.standing import offered_by
+
     told = f"{where}  {section}" if where else section
     offered = [entry for entry in steps() if entry.section == section]
     matches = [entry for entry in offered if entry.name == name]
@@ -59,6 +63,9 @@ def find(section: str, name: str, where: str = "") -> Entry:
         who = " and ".join(f"{entry.dist} {entry.version}" for entry in matches)
         raise PluginError(f"{told}: {who} both offer {name!r}; uninstall one of them")
     elsewhere = next((entry for entry in steps() if entry.name == name), None)
+    dist = offered_by(section, name)
+    if dist is not None:
+        raise PluginError(f"{told}: no step {name!r} is installed; {dist} offers it: `upright registry install {dist}`")
     near = difflib.get_close_matches(name, [entry.name for entry in offered], n=1)
     if near:
         hint = f"did you mean {near[0]!r}?"

@@ -12,6 +12,7 @@ from upright.commands.clean import clean
 from upright.commands.compare import compare
 from upright.commands.conform import conform
 from upright.commands.init import init
+from upright.commands.lock import lock
 from upright.commands.new import new
 from upright.commands.plan import plan
 from upright.commands.plugins import plugins
@@ -25,7 +26,7 @@ from upright.errors import PluginError, UprightError
 if TYPE_CHECKING:
     from upright.catalog import Entry
 
-COMMANDS = (init, check, plan, clean, run, why, report, compare, verify, plugins, schema, new, conform)
+COMMANDS = (init, check, plan, lock, clean, run, why, report, compare, verify, plugins, schema, new, conform)
 EPILOG = (
     "Exit codes: 0 ok, 1 failed, 2 config, 3 plugin missing or broken, 4 a gate failed, 5 integrity, 130 interrupted."
 )

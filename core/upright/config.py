@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from upright import catalog, local
 from upright.document import Document, Keys, dotted, from_mapping, override, read_document, substitute
 from upright.errors import ConfigError, PluginError
+from upright.policy import policies
 from upright.settings import ModelSettings, Settings
 from upright.stack import SECTIONS, Placed, Stack
 
@@ -96,6 +97,7 @@ class _Builder:
     def __init__(self, document: Document, root: Path, run_code: bool) -> None:
         self.document, self.root, self.run_code = document, root, run_code
         self.problems: list[str] = []
+        self.policies = policies(root)
 
     def build(self) -> Stack:
         data = self.document.data
@@ -116,9 +118,12 @@ class _Builder:
                 steps += self._section("train", train.get("steps") or [], ("train", "steps"))
             else:
                 steps += self._section(section, data[section], (section,))
+        for policy in self.policies if not self.problems else ():
+            self.problems += policy.misses([placed.use for placed in steps], self.document.source)
         if self.problems or settings is None:
             raise ConfigError(self.problems)
-        return Stack(settings, steps, self.root, self.document.source, data, self.document.marks)
+        marks = self.document.marks
+        return Stack(settings, steps, self.root, self.document.source, data, marks, policies=self.policies)
 
     def _split_model(self, core: dict[str, Any]) -> dict[str, Any] | None:
         """``model: {use: step, ...}``: core's keys stay core's, the others are the step's settings."""
@@ -161,6 +166,10 @@ class _Builder:
         if local.is_local(use):
             return self._local_step(section, use, key, settings, path, f"{where}  {section}")
         entry = catalog.find(section, use, where)
+        refused = [sentence for policy in self.policies for sentence in policy.refuses(entry, where)]
+        if refused:
+            self.problems += refused
+            return []
         step = self._validated(catalog.load(entry, where), settings, path, f"{section}.{use}")
         return [Placed(section, use, key, step, self._where(path), entry)] if step is not None else []
 
@@ -172,6 +181,10 @@ class _Builder:
             raise PluginError(
                 f"{told}: {use} is code that came with the run, and is not run unasked; read it, then use `--run-code`"
             )
+        refused = [sentence for policy in self.policies for sentence in policy.refuses_local(use, told)]
+        if refused:
+            self.problems += refused
+            return []
         found, file = local.find(use, self.root, told)
         step = self._validated(local.load(found, file, told), settings, path, f"{section}.{key}")
         return [Placed(section, found.use, key, step, self._where(path), local=found)] if step is not None else []

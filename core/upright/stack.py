@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from upright.catalog import Entry
     from upright.local import LocalStep
+    from upright.policy import Policy
     from upright.run import Run
 
 SECTIONS = ("clean", "model", "prompt", "tune", "train", "fairness", "privacy", "explain")
@@ -78,6 +79,7 @@ class Stack:
     raw: dict[str, Any]
     marks: dict[tuple[str | int, ...], str] = field(default_factory=dict)
     cleaning: bool = False
+    policies: list[Policy] = field(default_factory=list)
 
     @classmethod
     def load(

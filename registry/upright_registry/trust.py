@@ -23,7 +23,7 @@ def trusted(index: str | None = None, key_file: Path | None = None) -> Index:
     not signed with the key, changed, expired, older than the last one seen, or another of the same version.
     """
     where = index or os.environ.get(INDEX_ENV) or str(settings() / "index.json")
-    key_path = key_file or Path(os.environ.get(KEY_ENV) or settings() / "key.pem").expanduser()
+    key_path = key_file or _key_path()
     key = public_key(key_path)
     raw = _fetched(where)
     found = opened(raw, key, now(), where)
@@ -37,9 +37,48 @@ def trusted(index: str | None = None, key_file: Path | None = None) -> Index:
         )
     if found.version == last and digest != last_digest:
         raise IntegrityError(f"{where}: is another index of version {last} than the one seen; ask its publisher why")
+    kept = copy(name)
+    if not kept.is_file() or kept.read_bytes() != raw:
+        _write(kept, raw)
     if found.version > last:
-        _keep(seen_file, {**seen, name: (found.version, digest)})
+        _write(seen_file, json.dumps({**seen, name: (found.version, digest)}).encode())
     return found
+
+
+def last_seen() -> Index | None:
+    """The index that `trusted` took last with the key that is set up, from this user's folder; None where there is none.
+
+    Asks no network. Raises as `trusted` does where it has expired or was changed.
+    """
+    key_path = _key_path()
+    if not key_path.is_file():
+        return None
+    key, name = public_key(key_path), key_id()
+    version, digest = _seen(settings() / "seen.json").get(name, (0, ""))
+    if not version:
+        return None
+    path = copy(name)
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    if hashlib.sha256(raw).hexdigest() != digest:
+        raise IntegrityError(f"{path}: is not the index that was seen; `upright registry search` fetches it again")
+    return opened(raw, key, now(), path)
+
+
+def key_id() -> str:
+    """The trusted key's 32 bytes in hex."""
+    return public_key(_key_path()).public_bytes_raw().hex()
+
+
+def _key_path() -> Path:
+    return Path(os.environ.get(KEY_ENV) or settings() / "key.pem").expanduser()
+
+
+def copy(key: str) -> Path:
+    """Where the index that was seen last is kept, for each key."""
+    return settings() / f"seen-{key[:16]}.json"
 
 
 def settings() -> Path:
@@ -75,11 +114,11 @@ def _seen(path: Path) -> dict[str, tuple[int, str]]:
         ) from error
 
 
-def _keep(path: Path, seen: dict[str, tuple[int, str]]) -> None:
+def _write(path: Path, content: bytes) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps(seen))
+        draft.write_bytes(content)
         draft.replace(path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written ({error.strerror}); make the folder yours") from error

@@ -19,6 +19,9 @@ def run(
             metavar="RUN", help="Go on in this run folder, from its newest checkpoint; STACK may be left out."
         ),
     ] = None,
+    locked: Annotated[
+        bool, typer.Option("--locked", help="Refuse any difference from lock.json beside the stack (`upright lock`).")
+    ] = False,
 ) -> None:
     """Run a stack in a new folder under its `output`; print where the report is.
 
@@ -26,6 +29,7 @@ def run(
     """
     from upright.commands.report import summary
     from upright.engine.execute import execute
+    from upright.evidence.lock import hold_environment, locked_beside
     from upright.progress import Progress, quiet_libraries
     from upright.report.view import view
     from upright.stack import Stack as Loaded
@@ -34,11 +38,14 @@ def run(
         resume = resume.resolve()
         if stack == STACK and not overrides:
             stack = resume / "stack.resolved.yaml"
+    lock = locked_beside(stack if stack.is_dir() else stack.parent) if locked else None
+    if lock is not None:
+        hold_environment(lock)
     loaded = Loaded.load(stack, overrides or [])
     quiet_libraries()
     try:
         with Progress() as progress:
-            done = execute(loaded, resume=resume, listen=progress)
+            done = execute(loaded, resume=resume, listen=progress, locked=lock)
     except KeyboardInterrupt as error:
         folder = resume or Path(loaded.settings.output) / loaded.settings.name / "latest"
         typer.secho(f"interrupted; go on with `upright run --resume {folder}`", fg="red", err=True)

@@ -31,7 +31,7 @@ from upright.engine.telling import stage, write_json
 from upright.errors import ConfigError, UprightError
 from upright.evidence.events import Events
 from upright.evidence.files import write_atomic
-from upright.evidence.lock import make_lock
+from upright.evidence.lock import hold, make_lock, write_lock
 from upright.evidence.sealing import ask_for_key, open_steps
 from upright.evidence.status import write_status
 from upright.run import Run
@@ -44,21 +44,27 @@ Clean = Callable[[Run], None]
 
 
 def execute(
-    stack: Stack, *, resume: Path | None = None, listen: Listen | None = None, clean: Clean = cleaning.clean
+    stack: Stack,
+    *,
+    resume: Path | None = None,
+    listen: Listen | None = None,
+    clean: Clean = cleaning.clean,
+    locked: dict[str, Any] | None = None,
 ) -> Run:
     """Run a stack in a new folder, or go on in ``resume``; return the run, whose ``exit_code`` is 0, 1 or 4.
 
-    ``clean`` takes the rows as they were read to the rows that the model sees. Raises what stopped it, after
+    ``clean`` takes the rows as they were read to the rows that the model sees; ``locked`` is a lock that all must be held to
+    before anything is trained. Raises what stopped it, after
     ``status.json`` says so.
     """
     folder = _resumed(stack, resume) if resume else _new_folder(stack)
     with _alone(folder), _told(folder):
         run = prepare_run(stack, folder, listen, resume=resume is not None, clean=clean)
         if stack.cleans_only:
-            write_json(folder / "lock.json", make_lock(run))
+            _lock(run, locked)
             save_cleaned(run)
         else:
-            _train(run, resume is not None)
+            _train(run, resume is not None, locked)
         finish(run)
     return run
 
@@ -123,11 +129,18 @@ def _tune(run: Run) -> None:
     run.modules = {key: module.to(run.device) for key, module in run.calls.modules(run).items()}
 
 
-def _train(run: Run, resume: bool) -> None:
+def _lock(run: Run, locked: dict[str, Any] | None) -> None:
+    lock = make_lock(run)
+    if locked is not None:
+        hold(lock, locked)
+    write_lock(run.folder, lock)
+
+
+def _train(run: Run, resume: bool, locked: dict[str, Any] | None) -> None:
     """Probe, train, check; write lock.json, plan.json and evidence/training.json."""
     training: dict[str, Any] = {"curve": [], "checks": [], "stopped": None}
+    _lock(run, locked)
     checks = probe.probe(run) if run.stack.trains else []
-    write_json(run.folder / "lock.json", make_lock(run))
     write_json(run.folder / "plan.json", describe(run))
     if run.stack.trains:
         run.optimizer = run.calls.optimizer(run)

@@ -5,14 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from upright.errors import IntegrityError
+from upright.errors import ConfigError, IntegrityError, UprightError
+from upright.evidence.environment import differences, fingerprint, required
+from upright.evidence.files import write_atomic
+from upright.standing import standing
 
 if TYPE_CHECKING:
     from upright.run import Run
+
+FREE = ("run", "index", "sha256")
+"""What may differ from a lock: the folder's name, how new the registry's index is, and so the lock's own hash."""
 
 
 def make_lock(run: Run) -> dict[str, Any]:
@@ -26,7 +31,7 @@ def make_lock(run: Run) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "device": run.device.type,
-        "distributions": {name: _distribution(name) for name in sorted(_with_requirements(names))},
+        "distributions": {name: fingerprint(name) for name in sorted(required(names))},
         "steps": [
             {
                 "section": placed.section,
@@ -38,8 +43,32 @@ def make_lock(run: Run) -> dict[str, Any]:
         ],
         "model": {} if run.stack.cleans_only else base_facts(run),
         "data": digests(run),
+        "policies": [{"file": policy.source, "sha256": policy.sha256} for policy in run.stack.policies],
+        "index": _index(),
         "sealed": next((f"{placed.section}/{placed.key}" for placed in run.stack.answering("seal")), None),
     }
+
+
+def write_lock(folder: Path, lock: dict[str, Any]) -> None:
+    """Write lock.json in its one form, with the hash of all the rest as its last key."""
+    write_atomic(folder / "lock.json", _encoded({**lock, "sha256": _digest(lock)}))
+
+
+def _encoded(lock: dict[str, Any]) -> str:
+    return json.dumps(lock, indent=2, ensure_ascii=False) + "\n"
+
+
+def _digest(lock: dict[str, Any]) -> str:
+    return hashlib.sha256(_encoded(lock).encode()).hexdigest()
+
+
+def _index() -> dict[str, Any]:
+    """Version and key of the index that was seen last; empty where there is none that can be read."""
+    try:
+        known = standing([])
+    except UprightError:
+        return {}
+    return {name: known[name] for name in ("version", "key") if name in known}
 
 
 def read_lock(folder: Path) -> dict[str, Any]:
@@ -52,34 +81,59 @@ def read_lock(folder: Path) -> dict[str, Any]:
     return lock
 
 
-def _with_requirements(names: set[str]) -> set[str]:
-    """The named distributions and what they require directly, as far as it is installed."""
-    import re
-
-    found = set(names)
-    for name in names:
-        for requirement in _requires(name):
-            if "extra ==" not in requirement:
-                match = re.match(r"[A-Za-z0-9._-]+", requirement)
-                if match and _installed(match.group()):
-                    found.add(match.group())
-    return {name for name in found if _installed(name)}
+def hold(lock: dict[str, Any], locked: dict[str, Any]) -> None:
+    """Raise IntegrityError with one sentence for each difference between what is here and what was locked."""
+    problems = _distributions(lock["distributions"], locked.get("distributions", {}))
+    for name in sorted((lock.keys() | locked.keys()) - {*FREE, "distributions"}):
+        problems += _differs(name, lock.get(name), locked.get(name))
+    if problems:
+        raise IntegrityError("\n".join(f"locked: {problem}" for problem in problems))
 
 
-def _requires(name: str) -> list[str]:
-    return metadata.distribution(name).requires or [] if _installed(name) else []
+def hold_environment(locked: dict[str, Any]) -> None:
+    """The same of the distributions alone, before anything of them is imported."""
+    problems = differences(locked["distributions"])
+    if problems:
+        raise IntegrityError("\n".join(f"locked: {problem}" for problem in problems))
 
 
-def _installed(name: str) -> bool:
+def locked_beside(folder: Path) -> dict[str, Any]:
+    """lock.json of a stack's folder. Raises ConfigError where there is none, IntegrityError where it is no lock."""
+    path = folder / "lock.json"
+    if not path.is_file():
+        raise ConfigError(f"{path}: there is no lock; write one with `upright lock`")
+    raw = path.read_bytes()
     try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
+        locked = json.loads(raw)
+        whole = locked["sha256"] == _digest({key: value for key, value in locked.items() if key != "sha256"})
+        whole = whole and isinstance(locked["distributions"], dict) and _encoded(locked).encode() == raw
+    except (ValueError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise IntegrityError(f"{path}: is not what `upright lock` wrote; write it again")
+    return locked  # type: ignore[no-any-return]
 
 
-def _distribution(name: str) -> dict[str, str]:
-    """Version, and the SHA-256 of the RECORD, which lists the hash of every installed file."""
-    distribution = metadata.distribution(name)
-    record = distribution.read_text("RECORD") or ""
-    return {"version": distribution.version, "record_sha256": hashlib.sha256(record.encode()).hexdigest()}
+def _distributions(here: dict[str, Any], locked: dict[str, Any]) -> list[str]:
+    more = [
+        f"{name}: {here[name]['version']} is needed, and is not in the lock" for name in sorted(here.keys() - locked)
+    ]
+    return more + differences(locked)
+
+
+def _differs(name: str, here: Any, locked: Any) -> list[str]:
+    """One sentence for each value that differs, named by its path."""
+    if isinstance(here, dict) and isinstance(locked, dict):
+        return [
+            sentence
+            for key in sorted(here.keys() | locked.keys())
+            for sentence in _differs(f"{name}.{key}", here.get(key), locked.get(key))
+        ]
+    if isinstance(here, list) and isinstance(locked, list) and len(here) == len(locked):
+        pairs = enumerate(zip(here, locked, strict=True))
+        return [sentence for n, pair in pairs for sentence in _differs(f"{name}.{n}", *pair)]
+    return [] if here == locked else [f"{name}: is {_told(here)}, and {_told(locked)} is locked"]
+
+
+def _told(value: Any) -> str:
+    return "nothing" if value is None else json.dumps(value)
