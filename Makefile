@@ -9,7 +9,7 @@ UNCONSTRAINED := --set name=quickstart-unconstrained --set demo.twin=null \
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: help demo test test-all coverage lint format bench bench-clean bench-cleaning bench-encrypt bench-fairness bench-methods bench-prompts matrix matrix-dp results results-methods results-prompts bench-dp bench-pii bench-audit clean bench-labels bench-cleaners
+.PHONY: docs help demo test test-all coverage lint format bench bench-clean bench-cleaning bench-encrypt bench-fairness bench-methods bench-prompts matrix matrix-dp results results-methods results-prompts bench-dp bench-pii bench-audit clean bench-labels bench-cleaners
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ test-all: $(READY)  ## every test that this machine can run
 coverage: $(READY)  ## branch coverage of core by the fast tests; under 90 % fails
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist worksteal --hypothesis-profile repeatable \
 		-m "not slow and not gpu" --cov --cov-fail-under=90
+
+docs: $(READY)  ## the reference of hooks, from hooks.py
+	$(BIN)/python docs/write_hooks.py
 
 lint: $(READY)  ## ruff and mypy --strict
 	$(BIN)/ruff check .

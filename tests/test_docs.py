@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,10 @@ def test_every_example_checks(path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_reference_of_hooks_is_what_make_docs_writes() -> None:
+    assert (ROOT / "docs" / "hooks.md").read_text() == runpy.run_path(str(ROOT / "docs" / "write_hooks.py"))["page"]()
 
 
 def test_every_target_that_the_documents_name_is_in_the_makefile() -> None:
