@@ -17,6 +17,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "group-audit": {"groups": ["sex"]},
     "equalized-odds": {"groups": ["sex"]},
     "thresholds": {"groups": ["sex"]},
+    "balanced-batches": {"groups": ["sex"]},
     "dp-sgd": {"noise_multiplier": 0.5, "delta": 1e-3},
     "template": {"text": "note: {text}"},
     "integrated-gradients": {"samples": 6},
