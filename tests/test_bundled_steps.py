@@ -16,6 +16,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "adalora": {"init_r": 3, "target_r": 2},
     "group-audit": {"groups": ["sex"]},
     "equalized-odds": {"groups": ["sex"]},
+    "thresholds": {"groups": ["sex"]},
+    "balanced-batches": {"groups": ["sex"]},
     "dp-sgd": {"noise_multiplier": 0.5, "delta": 1e-3},
     "template": {"text": "note: {text}"},
     "integrated-gradients": {"samples": 6},

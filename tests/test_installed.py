@@ -62,6 +62,7 @@ def test_core_names_no_step_and_no_distribution() -> None:
         "peft",
         "prefix",
         "template",
+        "thresholds",
         "unicode",
     }
     names = (

@@ -67,10 +67,19 @@ class GroupConstraint(Step):
             raise ValueError(f"bound goes with {' and '.join(BOUNDED)} and with no other constraint")
         return self
 
+    @property
+    def moves_decisions(self) -> bool:
+        """Whether it chooses a threshold, which no other step may do beside it."""
+        return self.refit_threshold and self.bound is None
+
     @hook
     def prepare(self, run: Run) -> None:
         groups.check(self, self.groups, "train", run)
         check_class(self, self.positive, run)
+        if self.moves_decisions and len(run.labels) == 2:
+            from upright_fairness.threshold import check_alone
+
+            check_alone(self, run)
 
     @hook
     def statistics(self, batch: Batch, output: Output, run: Run) -> dict[str, Any]:
@@ -112,30 +121,21 @@ class GroupConstraint(Step):
 
     @hook
     def calibrate(self, predictions: Predictions, run: Run) -> None:
-        if self.refit_threshold and len(run.labels) == 2 and self.bound is None:
-            from upright_fairness.threshold import choose
+        if self.moves_decisions and len(run.labels) == 2:
+            from upright_fairness import threshold
 
-            positive = self._classes(run)[0]
-            columns = [groups.codes(spec, predictions)[0] for spec in self.groups]
-            scores, truth = predictions.numpy("scores")[:, positive], predictions.numpy("label") == positive
-            chosen = choose(scores, truth, columns, self.max_gap, self.constraint)
-            run.keep(self, "threshold", dict)["threshold"] = chosen
+            threshold.calibrate(self, predictions, run, self._classes(run)[0], self.constraint)
 
     @hook
     def decide(self, scores: Any, run: Run) -> Any:
-        """One threshold for everybody: no group is read."""
-        import torch
+        from upright_fairness import threshold
 
-        threshold = run.keep(self, "threshold", dict).get("threshold")
-        if threshold is None:
-            return scores
-        number = self._classes(run)[0]
-        positive = scores[:, number] - threshold + 0.5
-        return torch.stack([1 - positive, positive] if number == 1 else [positive, 1 - positive], dim=1)
+        return threshold.decide(self, scores, run, self._classes(run)[0])
 
     @hook
     def report(self, run: Run) -> Section:
         from upright.objects import Table, Text
+        from upright_fairness.threshold import told
 
         names = [
             (run.labels[number] if self.bound is None else "", condition, f"{spec.name} {value}")
@@ -143,14 +143,12 @@ class GroupConstraint(Step):
             for value in groups.values(spec, run)
         ]
         rows = [(*name, value) for name, value in zip(names, self._kept(run, "multipliers").tolist(), strict=True)]
-        threshold = run.keep(self, "threshold", dict).get("threshold")
-        told = "No threshold was refitted." if threshold is None else f"One threshold for all groups: {threshold:.3f}."
         return Section(
             f"{self.constraint.replace('_', ' ').capitalize()} in training",
             [
                 Text("A positive multiplier lowers the group's rate (or loss), a negative one raises it."),
                 Table(["class", "rows of true class", "group", "multiplier"], rows),
-                Text(told),
+                Text(told(self, run)),
             ],
         )
 

@@ -37,10 +37,19 @@ class EqualizedOdds(Step):
         description="Choose one threshold for all groups on validation: accuracy less the gap over max_gap (two classes).",
     )
 
+    @property
+    def moves_decisions(self) -> bool:
+        """Whether it chooses a threshold, which no other step may do beside it."""
+        return self.refit_threshold
+
     @hook
     def prepare(self, run: Run) -> None:
         groups.check(self, self.groups, "train", run)
         check_class(self, self.positive, run, needed=True)
+        if self.moves_decisions and len(run.labels) == 2:
+            from upright_fairness.threshold import check_alone
+
+            check_alone(self, run)
 
     @hook
     def statistics(self, batch: Batch, output: Output, run: Run) -> dict[str, Any]:
@@ -79,43 +88,30 @@ class EqualizedOdds(Step):
 
     @hook
     def calibrate(self, predictions: Predictions, run: Run) -> None:
-        if self.refit_threshold and len(run.labels) == 2:
-            from upright_fairness.threshold import choose
+        if self.moves_decisions and len(run.labels) == 2:
+            from upright_fairness import threshold
 
-            columns = [groups.codes(spec, predictions)[0] for spec in self.groups]
-            positive = class_number(self.positive, run)
-            scores, truth = predictions.numpy("scores")[:, positive], predictions.numpy("label") == positive
-            chosen = choose(scores, truth, columns, self.max_gap)
-            run.keep(self, "threshold", dict)["threshold"] = chosen
+            threshold.calibrate(self, predictions, run, class_number(self.positive, run), "equalized_odds")
 
     @hook
     def decide(self, scores: Any, run: Run) -> Any:
-        import torch
+        from upright_fairness import threshold
 
-        threshold = run.keep(self, "threshold", dict).get("threshold")
-        if threshold is None:
-            return scores
-        positive = scores[:, class_number(self.positive, run)] - threshold + 0.5
-        both = [1 - positive, positive] if class_number(self.positive, run) == 1 else [positive, 1 - positive]
-        return torch.stack(both, dim=1)
+        return threshold.decide(self, scores, run, class_number(self.positive, run))
 
     @hook
     def report(self, run: Run) -> Section:
         from upright.objects import Table, Text
+        from upright_fairness.threshold import told
 
         multipliers = self._kept(run, "multipliers").tolist()
         rows = [(*names, value) for names, value in zip(self._names(run), multipliers, strict=True)]
-        threshold = run.keep(self, "threshold", dict).get("threshold")
         return Section(
             "Equalized odds in training",
             [
                 Text("A positive multiplier lowers the group's rate of positive decisions, a negative one raises it."),
                 Table(["true class", "group", "multiplier"], rows),
-                Text(
-                    "No threshold was refitted."
-                    if threshold is None
-                    else f"One threshold for all groups, chosen on validation: {threshold:.3f}."
-                ),
+                Text(told(self, run)),
             ],
         )
 

@@ -88,6 +88,20 @@ def batch_codes(spec: GroupSpec, batch: Batch, run: Run) -> Tensor:
     return torch.where(missing, torch.full_like(total, -1), total)
 
 
+def train_rows(spec: GroupSpec, run: Run) -> tuple[Tensor, Tensor]:
+    """Group (-1: missing) and label of every training row, ``Long[n]`` each, on the CPU."""
+    import torch
+
+    count = len(run.data["train"])
+    found, labels = torch.full((count,), -1), torch.full((count,), -1)
+    for batch in run.batches(range(count), augment=False):
+        rows = batch.rows.cpu()
+        found[rows] = batch_codes(spec, batch, run).cpu()
+        if batch.labels.dim() == 1:
+            labels[rows] = batch.labels.cpu()
+    return found, labels
+
+
 def codes(spec: GroupSpec, predictions: Predictions) -> tuple[np.ndarray, list[str]]:
     """The group of each row, int64[n] (-1 missing), and the names of the groups that occur."""
     import numpy as np

@@ -43,10 +43,8 @@ class Reweigh(Step):
         import torch
 
         counts = torch.zeros(len(groups.values(self.groups[0], run)), len(run.labels), dtype=torch.float64)
-        for batch in run.batches(range(len(run.data["train"])), augment=False):
-            codes = groups.batch_codes(self.groups[0], batch, run)
-            known = (codes >= 0) & (batch.labels >= 0)
-            place = (codes[known].cpu(), batch.labels[known].cpu())
-            counts.index_put_(place, torch.ones(int(known.sum()), dtype=torch.float64), accumulate=True)
+        codes, labels = groups.train_rows(self.groups[0], run)
+        known = (codes >= 0) & (labels >= 0)
+        counts.index_put_((codes[known], labels[known]), torch.ones((), dtype=torch.float64), accumulate=True)
         expected = counts.sum(1, keepdim=True) * counts.sum(0, keepdim=True) / counts.sum().clamp(min=1)
         return torch.where(counts > 0, expected / counts.clamp(min=1), 0.0).float().to(run.device)
