@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from upright.calls import Calls
     from upright.engine.tasks import Task
     from upright.evidence.events import Events
-    from upright.objects import Attribution, Batch, Metric, Output, Verdict
+    from upright.objects import Attribution, Batch, Metric, Output, Predictions, Verdict
     from upright.settings import Settings
     from upright.stack import Stack
     from upright.step import Step
@@ -214,6 +214,33 @@ class Run:
         from upright.engine.batches import batches_of
 
         yield from batches_of(self, records)
+
+    def predict(self, rows: Dataset) -> Predictions:
+        """What the model, thresholds included, decides of rows that are in no split: a split's rows with other words.
+
+        They go through the same prompts and batches; ``row_id``, ``unit`` and sensitive columns are theirs.
+        """
+        from upright.engine.evaluate import predict_rows
+
+        return predict_rows(self, rows)
+
+    def features(self, rows: Dataset) -> np.ndarray:
+        """What the task's head reads of each row, ``[N, D]`` float32: the tuned representation.
+
+        Raises ConfigError where no head is asked (a zero-shot answer).
+        """
+        from upright.engine.features import features
+
+        return features(self, rows)
+
+    def predictions(self, split: str) -> Predictions:
+        """What was decided of a split when the run was measured, from its file, sealed or not.
+
+        Raises IntegrityError where it cannot be read, NoKeyError where it is sealed and there is no key.
+        """
+        from upright.evidence.predictions import read_predictions
+
+        return read_predictions(self.folder, split, self)
 
     def records(self, batch: Batch) -> list[dict[str, Any]]:
         """The batch's rows as records without sensitive columns, as they were before the ``prompt`` hooks."""

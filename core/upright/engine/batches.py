@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from torch import Tensor
 from upright.objects import Batch
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from upright.run import Run
 
 IGNORED = -100
@@ -34,12 +37,7 @@ class Encoded:
 def encode(run: Run, split: str) -> Encoded:
     """The split's encoding, made on first use: ``prompt`` hooks, then the task's tokens."""
     if split not in run.encoded:
-        rows = run.data[split]
-        hidden = {"row_id", "unit", *run.config.data.sensitive}
-        seen = rows.remove_columns([name for name in rows.column_names if name in hidden])
-        unit = torch.tensor(rows["unit"][:], dtype=torch.long)
-        groups = {column: _codes(run, rows, column) for column in run.config.data.sensitive}
-        run.encoded[split] = _encoded(run, [dict(record) for record in seen], unit, groups)
+        run.encoded[split] = _of_rows(run, run.data[split])
     encoded: Encoded = run.encoded[split]
     return encoded
 
@@ -48,12 +46,34 @@ def batches_of(run: Run, records: Sequence[dict[str, Any]]) -> Iterator[Batch]:
     """Records of no split as batches; ``rows`` are places in ``records``, every group is missing."""
     nobody = torch.full((len(records),), -1, dtype=torch.long)
     groups = dict.fromkeys(run.config.data.sensitive, nobody)
-    split = f"given-{len(run.encoded)}"
-    run.encoded[split] = _encoded(run, [dict(record) for record in records], torch.arange(len(records)), groups)
-    try:
+    made = _encoded(run, [dict(record) for record in records], torch.arange(len(records)), groups)
+    with _for_now(run, made) as split:
         yield from batches(run, range(len(records)), split)
+
+
+@contextmanager
+def given(run: Run, rows: Dataset) -> Iterator[str]:
+    """The name of a split that ``rows`` are while the block lasts."""
+    with _for_now(run, _of_rows(run, rows)) as split:
+        yield split
+
+
+@contextmanager
+def _for_now(run: Run, made: Encoded) -> Iterator[str]:
+    split = f"given-{len(run.encoded)}"
+    run.encoded[split] = made
+    try:
+        yield split
     finally:
         del run.encoded[split]
+
+
+def _of_rows(run: Run, rows: Dataset) -> Encoded:
+    hidden = {"row_id", "unit", *run.config.data.sensitive}
+    seen = rows.remove_columns([name for name in rows.column_names if name in hidden])
+    unit = torch.tensor(rows["unit"][:], dtype=torch.long)
+    groups = {column: _codes(run, rows, column) for column in run.config.data.sensitive}
+    return _encoded(run, [dict(record) for record in seen], unit, groups)
 
 
 def _encoded(run: Run, given: list[dict[str, Any]], unit: Tensor, groups: dict[str, Tensor]) -> Encoded:

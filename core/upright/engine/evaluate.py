@@ -2,35 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from upright.engine.batches import batches
+from upright.engine.batches import batches, given
 from upright.errors import UprightError
 from upright.objects import Predictions
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from upright.run import Run
 
 
 def predict(run: Run, split: str) -> Predictions:
     """What the model, thresholds included, decides for every row of ``split``, in the split's order."""
-    import pyarrow as pa
+    return _predicted(run, run.data[split], split)
 
-    rows = run.data[split]
+
+def predict_rows(run: Run, rows: Dataset) -> Predictions:
+    """The same for rows that are in no split."""
+    with given(run, rows) as split:
+        return _predicted(run, rows, split)
+
+
+@contextmanager
+def evaluating(run: Run) -> Iterator[None]:
+    """The model in eval mode and without gradients; every module is as before after the block."""
     modes = {module: module.training for module in run.model.modules()}
     run.model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _predicted(run: Run, rows: Dataset, split: str) -> Predictions:
+    import pyarrow as pa
+
     order: list[int] = []
     columns: dict[str, list[Any]] = {}
-    with torch.no_grad():
+    with evaluating(run):
         for batch in batches(run, range(len(rows)), split, 2 * run.config.train.micro_batch_size):
             predicted = run.task.predict(batch, run.forward(batch), run)
             order += batch.rows.tolist()
             for name, values in predicted.items():
                 columns.setdefault(name, []).extend(values)
-    for module, training in modes.items():
-        module.training = training
     _finite(columns, split)
     place = sorted(range(len(order)), key=order.__getitem__)
     arrays: dict[str, Any] = {

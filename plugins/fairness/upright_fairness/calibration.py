@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from upright_fairness.intervals import LEVEL, Estimate, means
+from upright_fairness.intervals import LEVEL, Estimate, means, sidak, wilson
 from upright_fairness.rates import resample
 
 BINS = 15
@@ -17,6 +17,17 @@ BINS = 15
 def brier(scores: np.ndarray, truth: np.ndarray, groups: np.ndarray, count: int) -> list[Estimate]:
     """Mean squared distance of score (float64[n]) and truth (bool[n]) in each group (int[n], -1 in none)."""
     return means((scores - truth) ** 2, groups, count)
+
+
+def bins(scores: np.ndarray, truth: np.ndarray) -> list[tuple[float, float, float, float, int]]:
+    """(mean score, share of the class, its Wilson interval's ends, rows) of each bin that holds a row, for a picture."""
+    place = np.minimum((scores * BINS).astype(np.int64), BINS - 1)
+    rows, hits = np.bincount(place, minlength=BINS), np.bincount(place, weights=truth, minlength=BINS)
+    held = rows > 0
+    means_ = np.bincount(place, weights=scores, minlength=BINS)[held] / rows[held]
+    low, high = wilson(hits[held], rows[held], sidak(1))
+    found = zip(means_, hits[held] / rows[held], low, high, rows[held], strict=True)
+    return [(float(s), float(h), float(a), float(b), int(n)) for s, h, a, b, n in found]
 
 
 def expected_calibration_error(

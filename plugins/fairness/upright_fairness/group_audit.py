@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
@@ -11,6 +12,7 @@ from upright import Capability, Metric, Predictions, Run, Section, Step, Verdict
 from upright_fairness import groups
 from upright_fairness.groups import Groups
 from upright_fairness.positive import check_class, plain
+from upright_fairness.splits import audited
 
 Constraint = Literal[
     "demographic_parity",
@@ -49,11 +51,17 @@ class GroupAudit(Step):
         "warn", description="block: a violated gap ends the run with exit code 4."
     )
     min_rows: int = Field(30, ge=1, description="Fewer rows in a cell are insufficient evidence.")
+    twin: Path | None = Field(
+        None, description="Folder of a run on the same rows, such as the twin without privacy: its rates stand beside."
+    )
 
     @hook
     def prepare(self, run: Run) -> None:
         groups.check(self, self.groups, "audit", run)
         check_class(self, self.positive, run)
+        if self.twin is not None:
+            for split in audited(run.data):
+                self._twin(split, run)
 
     @hook
     def measure(self, predictions: Predictions, run: Run) -> dict[str, Metric]:
@@ -65,7 +73,7 @@ class GroupAudit(Step):
         for spec in self.groups:
             codes, names = groups.codes(spec, predictions)
             found[f"missing/{spec.name}"] = Metric(float((codes < 0).sum()), n=len(codes))
-            for positive, suffix in self._classes(predictions.labels):
+            for positive, suffix in self.classes(predictions.labels):
                 for key, name, estimate in everything(predictions, positive, codes, names, self.constraint, run.seed):
                     _put(found, f"{key}/{spec.name}{suffix}{name and '/' + plain(name)}", estimate)
         return found
@@ -75,13 +83,11 @@ class GroupAudit(Step):
         if self.max_gap is None and self.min_ratio is None:
             return []
         home = run.home(self)
-        splits = sorted({key.split("/")[0] for key in metrics} - {"train", "validation", "run"})
-        splits = splits or ["validation"]
         return [
             verdict
-            for split in splits
+            for split in audited({key.split("/")[0] for key in metrics} - {"run"})
             for spec in self.groups
-            for _, suffix in self._classes(run.labels or _labels(metrics, home, split, spec.name))
+            for _, suffix in self.classes(run.labels or _labels(metrics, home, split, spec.name))
             for verdict in self._verdicts(split, f"{spec.name}{suffix}", metrics, home)
         ]
 
@@ -102,12 +108,43 @@ class GroupAudit(Step):
         return [*(verdicts.provided(verdict, floor) for verdict in found), floor]
 
     @hook
+    def save(self, folder: Path, run: Run) -> None:
+        """The twin's decisions, so that what is told of it can be derived again without it."""
+        import pyarrow.parquet as pq
+
+        if self.twin is not None:
+            for split in audited(run.data):
+                pq.write_table(self._twin(split, run).table, folder / f"twin-{split}.parquet")
+
+    @hook
+    def account(self, folder: Path, run: Run) -> dict[str, Metric]:
+        import pyarrow.parquet as pq
+
+        from upright_fairness.twin import beside
+
+        found = {}
+        for path in sorted(folder.glob("twin-*.parquet")):
+            mine = run.predictions(path.stem.removeprefix("twin-"))
+            other = Predictions(mine.split, mine.task, mine.labels, pq.read_table(path))
+            for spec in self.groups:
+                for positive, suffix in self.classes(mine.labels):
+                    for key, metric in beside(mine, other, positive, spec, suffix):
+                        found[f"twin/{mine.split}/{key}"] = metric
+        return found
+
+    @hook
     def report(self, run: Run) -> list[Section]:
-        from upright_fairness.picture import section
+        from upright_fairness.audit_section import section
 
         return [section(self, run, spec) for spec in self.groups]
 
-    def _classes(self, labels: list[str]) -> list[tuple[int, str]]:
+    def _twin(self, split: str, run: Run) -> Predictions:
+        from upright_fairness.twin import read
+
+        where = f"{run.stack.placed(self).where}  fairness.{run.key(self)}.twin"
+        return read(run.stack.root / str(self.twin), split, run.data[split]["row_id"][:], run.labels, where)
+
+    def classes(self, labels: list[str]) -> list[tuple[int, str]]:
         """(class number, key suffix): the named or second class of two; every class against the rest of more."""
         if self.positive is not None:
             return [(labels.index(self.positive) if self.positive in labels else -1, "")]

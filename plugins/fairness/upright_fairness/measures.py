@@ -26,10 +26,14 @@ def everything(
     counts = rates.cells(truth, said, codes, len(names))
     drawn = rates.resample(counts, seed)
     by_group = rates.group_rates(counts)
+    positives, rows = counts[:, 1].sum(-1), counts.sum((1, 2))
+    low, high = wilson(positives, rows, sidak(len(names)))
     for number, name in enumerate(names):
-        for true, word in enumerate(("negatives", "positives")):
-            rows = int(counts[number, true].sum())
-            yield word, name, Estimate(float(rows), float("nan"), float("nan"), int(counts[number].sum()))
+        total, true = int(rows[number]), int(positives[number])
+        for word, held in (("negatives", total - true), ("positives", true)):
+            yield word, name, Estimate(float(held), float("nan"), float("nan"), total)
+        if total:
+            yield "base_rate", name, Estimate(true / total, float(low[number]), float(high[number]), total)
     yield "worst_group_accuracy", "", rates.worst(by_group["accuracy"])
     for kind in rates.GAPS:
         yield f"{kind}_difference", "", rates.gap(counts, kind, drawn)

@@ -1,4 +1,4 @@
-"""The audit's part of the report: rates of each group as a table and as points with intervals."""
+"""Pictures of the audit as inline SVG in the page's own colour: read by place, form and words, never by hue."""
 
 from __future__ import annotations
 
@@ -6,91 +6,81 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from upright import Run, Section
-from upright.objects import Svg, Table, Text
-from upright_fairness.groups import GroupSpec
-from upright_fairness.rates import RATES
+from upright import Metric
 
-DRAWN = ("true_positive_rate", "false_positive_rate", "selection_rate")
-OTHERS = ("brier_score", "expected_calibration_error", "subgroup_auc", "bpsn_auc", "bnsp_auc")
 WIDTH, LEFT, ROW = 640, 230, 26
-SOURCES = {
-    "unstated": "Where the groups come from is not stated.",
-    "self-reported": "The groups are self-reported.",
-    "inferred": "The groups are inferred, not what people said of themselves.",
-}
+PANEL, GAP, ACROSS = 180, 24, 3
+"""Side of a reliability diagram, the space between two, and how many stand side by side."""
 
 
-def section(step: Any, run: Run, spec: GroupSpec) -> Section:
-    """Tables of gaps and group figures, and a picture, for one way of telling groups apart."""
-    home, column = run.home(step), spec.name
-    splits = sorted({key.split("/")[0] for key in run.metrics} - {"train", "validation", "run"}) or ["validation"]
-    use = f"They may be used for {', '.join(spec.use)}."
-    blocks: list[Any] = [Text(f"{SOURCES[spec.provenance]} {use}")]
-    for split in splits:
-        prefix = f"{split}/{home}/"
-        found = {key.removeprefix(prefix): m for key, m in run.metrics.items() if key.startswith(prefix)}
-        mine = {key: metric for key, metric in found.items() if column in key.split("/")[1:3]}
-        whole = [
-            k
-            for k in mine
-            if k.split("/")[0].endswith(("_difference", "_ratio", "group_accuracy", "balanced_accuracy"))
-        ]
-        missing = found.get(f"missing/{column}")
-        unlabelled = found.get("unlabelled")
-        blocks += [
-            Text(
-                f"Split {split}. Intervals are 95 % and hold for all groups, or all pairs of groups, at once. "
-                f"Rows without a value of {column}: {int(missing.value) if missing else 0} of {missing.n if missing else 0}. "
-                f"Rows without a label: {int(unlabelled.value) if unlabelled else 0}."
-            ),
-            Table(["gap or ratio", "value", "95 % interval", "rows in the smallest cell"], _rows(mine, whole)),
-            Table(
-                ["difference", "value", "95 % interval", "rows in the smaller cell"],
-                _rows(mine, _of(mine, ["difference"])),
-            ),
-            Table(["rate", "value", "95 % interval", "rows"], _rows(mine, _of(mine, RATES))),
-            Table(["calibration and ranking", "value", "95 % interval", "rows"], _rows(mine, _of(mine, OTHERS))),
-            Svg(_points(found, column), f"Rates by {column} on {split}, with 95 % intervals"),
-        ]
-    return Section(f"Group fairness by {column}", blocks)
+def row(key: str, metric: Metric) -> tuple[Any, ...]:
+    """A figure as a row of a table."""
+    told = "undefined" if metric.low is None or metric.high is None else f"{metric.low:.3f} to {metric.high:.3f}"
+    return key, metric.value, told, metric.n
 
 
-def _of(found: dict[str, Any], measures: Sequence[str]) -> list[str]:
-    return [key for key in found if key.split("/")[0] in measures]
-
-
-def _rows(found: dict[str, Any], keys: list[str]) -> list[tuple[Any, ...]]:
-    return [(key, found[key].value, _interval(found[key]), found[key].n) for key in keys]
-
-
-def _interval(metric: Any) -> str:
-    return "undefined" if metric.low is None or metric.high is None else f"{metric.low:.3f} to {metric.high:.3f}"
-
-
-def _points(found: dict[str, Any], column: str) -> str:
-    rows = [
-        (key, metric)
-        for rate in DRAWN
-        for key, metric in found.items()
-        if key.split("/")[0] == rate and key.split("/")[1] == column and metric.low is not None
-    ]
-    height = ROW * len(rows) + 30
-    span = WIDTH - LEFT - 20
-    parts = [f'<svg viewBox="0 0 {WIDTH} {height}" role="img" xmlns="http://www.w3.org/2000/svg">']
+def points(figures: Sequence[tuple[str, Metric]], bound: float | None = None, low: float = 0.0) -> str:
+    """Figures between ``low`` and 1 as points with their intervals, a row each; ``bound`` as a dashed line (and its mirror)."""
+    shown = [(name, metric) for name, metric in figures if metric.low is not None and metric.high is not None]
+    height = ROW * len(shown) + 30
+    parts = [_open(WIDTH, height, "Figures with 95 % intervals")]
     for tick in range(5):
-        x = LEFT + span * tick / 4
-        parts.append(f'<line x1="{x}" y1="6" x2="{x}" y2="{height - 22}" stroke="currentColor" opacity=".15"/>')
-        parts.append(
-            f'<text x="{x}" y="{height - 6}" font-size="11" text-anchor="middle" fill="currentColor">{tick / 4}</text>'
-        )
-    for place, (key, metric) in enumerate(rows):
+        value = low + (1 - low) * tick / 4
+        parts.append(_line(_across(value, low), 6, _across(value, low), height - 22, 'opacity=".15"'))
+        parts.append(_text(_across(value, low), height - 6, f"{value:g}", 11))
+    for value in sorted({bound, -bound} if bound is not None and low < 0 else {bound} - {None}):
+        parts.append(_line(_across(value, low), 6, _across(value, low), height - 22, 'stroke-dasharray="5 4"'))
+    for place, (name, metric) in enumerate(shown):
         y = 18 + place * ROW
-        name = key.replace(f"/{column}", "").replace("/", " ").replace("_", " ")
-        low, mid, high = (LEFT + span * value for value in (metric.low, metric.value, metric.high))
-        parts.append(
-            f'<text x="{LEFT - 12}" y="{y + 4}" font-size="12" text-anchor="end" fill="currentColor">{escape(name)}</text>'
-        )
-        parts.append(f'<line x1="{low:.1f}" y1="{y}" x2="{high:.1f}" y2="{y}" stroke="currentColor" stroke-width="2"/>')
-        parts.append(f'<circle cx="{mid:.1f}" cy="{y}" r="4.5" fill="currentColor"/>')
+        parts.append(_text(LEFT - 12, y + 4, name, 12, "end"))
+        parts.append(_line(_across(metric.low, low), y, _across(metric.high, low), y, 'stroke-width="2"'))
+        parts.append(f'<circle cx="{_across(metric.value, low):.1f}" cy="{y}" r="4.5" fill="currentColor"/>')
     return "".join([*parts, "</svg>"])
+
+
+def reliability(panels: Sequence[tuple[str, Sequence[tuple[float, float, float, float, int]]]]) -> str:
+    """Reliability diagrams (Murphy and Winkler, 1977), one a group: (title, bins).
+
+    A bin is (mean score, share of the class, low, high, rows). On the diagonal, scores mean what they say. Bars at the foot
+    are the share of the group's rows in the bin.
+    """
+    tall = -(-len(panels) // ACROSS)
+    height = tall * (PANEL + 2 * GAP + 14)
+    parts = [_open(WIDTH, height, "Reliability diagrams")]
+    for number, (title, bins) in enumerate(panels):
+        left, top = 34 + number % ACROSS * (PANEL + GAP), 20 + number // ACROSS * (PANEL + 2 * GAP + 14)
+        foot = top + PANEL
+        parts.append(_text(left + PANEL / 2, top - 6, title, 12))
+        parts.append(
+            f'<rect x="{left}" y="{top}" width="{PANEL}" height="{PANEL}" fill="none" stroke="currentColor" opacity=".3"/>'
+        )
+        parts.append(_line(left, foot, left + PANEL, top, 'stroke-dasharray="4 4" opacity=".5"'))
+        for tick in (0, 0.5, 1):
+            parts.append(_text(left + PANEL * tick, foot + 14, f"{tick:g}", 10))
+            parts.append(_text(left - 4, foot - PANEL * tick + 4, f"{tick:g}", 10, "end"))
+        total = sum(rows for *_, rows in bins) or 1
+        for score, share, low, high, rows in bins:
+            x = left + PANEL * score
+            bar = PANEL / 4 * rows / total
+            parts.append(
+                f'<rect x="{x - 2:.1f}" y="{foot - bar:.1f}" width="4" height="{bar:.1f}" fill="currentColor" opacity=".25"/>'
+            )
+            parts.append(_line(x, foot - PANEL * low, x, foot - PANEL * high, 'stroke-width="1.5"'))
+            parts.append(f'<circle cx="{x:.1f}" cy="{foot - PANEL * share:.1f}" r="3.5" fill="currentColor"/>')
+    return "".join([*parts, "</svg>"])
+
+
+def _across(value: float | None, low: float) -> float:
+    return LEFT + (WIDTH - LEFT - 20) * (min(max(value or 0.0, low), 1.0) - low) / (1 - low)
+
+
+def _open(width: int, height: int, title: str) -> str:
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}" xmlns="http://www.w3.org/2000/svg">'
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, more: str = "") -> str:
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="currentColor" {more}/>'
+
+
+def _text(x: float, y: float, words: str, size: int, anchor: str = "middle") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" text-anchor="{anchor}" fill="currentColor">{escape(words)}</text>'
