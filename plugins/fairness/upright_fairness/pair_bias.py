@@ -119,7 +119,7 @@ class PairBias(Step):
 
     def _read(self, run: Run) -> list[Pair]:
         try:
-            return read(self.pairs, self.path)
+            return read(self.pairs, None if self.path is None else run.stack.root / self.path.expanduser())
         except ValueError as error:
             raise self._refusal(run, str(error)) from error
 

@@ -46,10 +46,10 @@ def section(
     if gaps:
         blocks.append(
             Text(
-                "The gap is how much higher the log-odds of the first group (he, young) over the second are with the terms that "
-                "a stereotype ties to the first than with those that it ties to the second; a constant preference for one group "
-                "is in neither figure. p is the share of deals of the terms at random that are as far apart, of each type by "
-                "itself."
+                "The gap is how much higher the log-odds of the first group (he, young) over the second are with the terms "
+                "that a stereotype ties to the first than with those that it ties to the second; a constant preference for "
+                "one group is in neither figure. p is the share of deals of the terms at random that are as far apart, of "
+                "each type by itself."
             )
         )
         rows = [
