@@ -238,6 +238,12 @@ def test_words_of_several_tokens_are_scored_whole(tmp_path: Path) -> None:
     assert "1 (the same tokens), 1 (too long)" in (run.folder / "report.html").read_text(encoding="utf-8")
 
 
+def test_a_gate_without_a_scored_pair_is_insufficient_evidence(tiny: Make, tmp_path: Path) -> None:
+    loaded = Stack.load(stack(tiny("gpt2"), ROWS, tmp_path, max_preference=0.9, max_increase=0.1))
+    verdicts = loaded.steps[-1].step.judge({}, Run(loaded, Path("nowhere"), None))  # type: ignore[attr-defined, arg-type]
+    assert [verdict.judgement for verdict in verdicts] == ["insufficient evidence"] * 2
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
@@ -291,6 +297,7 @@ def test_a_tokenizer_without_what_is_needed_is_refused(
         ({"pairs": "winobias", "path": "t.jsonl"}, "t.jsonl is no file of winobias"),
         ({"path": "t.jsonl"}, "t.jsonl is no file of templates"),
         ({"path": "uneven.json"}, "two lists of as many terms"),
+        ({"pairs": "crows-pairs", "path": "long.jsonl"}, r"can score none of the 1 pairs \(too long\)"),
         ({"max_increase": 0.1}, "max_increase compares with the untuned base, and no step trains"),
     ],
 )
@@ -299,6 +306,7 @@ def test_what_cannot_be_asked_is_refused_with_a_sentence(
 ) -> None:
     uneven = {"type": "x", "groups": GROUPS, "terms": (["a", "b"], ["c", "d", "e"]), "templates": ["{term} {group}"]}
     (tmp_path / "uneven.json").write_text(json.dumps({"sets": [uneven]}))
+    write_rows(tmp_path / "long.jsonl", [{"sent_more": "rest " * 60, "sent_less": "walk " * 60, "bias_type": "x"}])
     given = untrained(stack(tiny("gpt2"), ROWS, tmp_path, **settings))
     (tmp_path / "stack.yaml").write_text(json.dumps(given))
     with pytest.raises(ConfigError, match=told):

@@ -92,19 +92,16 @@ class PairBias(Step):
         from upright_fairness import verdicts
 
         found, rest = [], (self.min_rows, self.on_fail)
-        prefix = f"run/{run.home(self)}/"
-        for suffix in sorted(_suffixes(metrics, f"{prefix}preference")):
+        prefix, who = f"run/{run.home(self)}/", run.key(self)
+        for suffix in sorted(_suffixes(metrics, f"{prefix}preference")) or [""]:
             of = suffix.replace("/", " ")
             if self.max_preference is not None:
-                gate, metric = f"{run.key(self)} preference{of}", metrics[f"{prefix}preference{suffix}"]
+                share = metrics.get(f"{prefix}preference{suffix}")
                 bounds = 1 - self.max_preference, self.max_preference
-                found.append(verdicts.between(gate, metric, *bounds, *rest))
+                found.append(verdicts.between(f"{who} preference{of}", share, *bounds, *rest))
             if self.max_increase is not None:
-                gate, moved = (
-                    f"{run.key(self)} change of preference{of}",
-                    metrics.get(f"{prefix}change/preference{suffix}"),
-                )
-                found.append(verdicts.at_most(gate, moved, self.max_increase, *rest))
+                moved = metrics.get(f"{prefix}change/preference{suffix}")
+                found.append(verdicts.at_most(f"{who} change of preference{of}", moved, self.max_increase, *rest))
         return found
 
     @hook

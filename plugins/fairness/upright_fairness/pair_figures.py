@@ -36,6 +36,8 @@ def everything(scores: Scores, seed: int) -> Iterator[tuple[str, Estimate]]:
     With ``untuned/`` of the base, with ``change/`` how much more there is of it after tuning. Intervals of the types hold for
     all types at once.
     """
+    if not len(scores.types):
+        return
     types = np.unique(scores.types)
     parts = [("", np.ones(len(scores.types), dtype=bool), 1)]
     parts += [(f"/{one}", scores.types == one, len(types)) for one in types if len(types) > 1]
