@@ -32,6 +32,7 @@ STACKS: dict[str, dict[str, Any]] = {
     "mixout": {"tune": "full"},
     "audit": {"privacy": {"use": "dp-sgd", **SETTINGS["dp-sgd"]}},
     "calibrate": {"prompt": [MASKED, WORDS]},
+    "pair-bias": {"model": {"task": "text-generation"}},
     "verbalizer": {"prompt": MASKED},
     "label-similarity": {"model": {"base": "minilm"}},
 }
