@@ -9,7 +9,7 @@ UNCONSTRAINED := --set name=quickstart-unconstrained --set demo.twin=null \
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: docs help demo test test-all coverage lint format bench bench-clean bench-cleaning bench-encrypt bench-fairness bench-methods bench-prompts matrix matrix-dp results results-methods results-prompts bench-dp bench-pii bench-audit clean bench-labels bench-cleaners
+.PHONY: docs pairs help demo test test-all coverage lint format bench bench-clean bench-cleaning bench-encrypt bench-fairness bench-methods bench-prompts matrix matrix-dp results results-methods results-prompts bench-dp bench-pii bench-audit clean bench-labels bench-cleaners
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -92,6 +92,9 @@ matrix: $(READY)  ## every tuning method on every architecture and task; writes 
 
 matrix-dp: $(READY)  ## per-unit gradients of every tuning method, opacus's beside ours; writes docs/per-unit-gradients.md
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/matrix_dp.py --write
+
+pairs: $(READY)  ## every two steps, every three of tune, fairness and privacy: run or refused; writes docs/compatibility.md
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python tests/pairs.py --write
 
 results: $(READY)  ## the real runs of docs/results.md; needs UPRIGHT_DATA
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/real_runs.py
