@@ -269,7 +269,7 @@ def every_triple() -> list[Names]:
 
 
 def reason(some: Names, sentence: str) -> str:
-    """The sentence without places and files, its steps called A, B and C in their order, so that equal reasons are told once."""
+    """The sentence without places and files, its steps called A, B and C, so that equal reasons are told once."""
     sentence = re.sub(r"^\S+  ", "", sentence)
     sentence = re.sub(r" \((?:a mapping|[^()\s]*:\d+:\d+)[^()]*\)", "", sentence)
     sentence = re.sub(r"(/[^/\s]+)+/", "", sentence)
@@ -323,9 +323,9 @@ def page(pairs: Found, triples: Found, seconds: float) -> str:
 
 INTRODUCTION = """\
 Written by `make pairs`: every two bundled steps, and every three of tune, fairness and privacy, on models of two layers with
-random weights. `+`: they ran in one stack; `-`: the stack is refused with one sentence, and the sentences are below. What a step
-must stand beside is added (a verbalizer's template, LoRA where nothing tunes). Cleaners of images and sounds, which go into stacks
-of their own, are left out, and so is what needs a file of the user's."""
+random weights. `+`: they ran in one stack; `-`: the stack is refused with one sentence, and the sentences are below. What a
+step must stand beside is added (a verbalizer's template, LoRA where nothing tunes). Cleaners of images and sounds, which go
+into stacks of their own, are left out, and so is what needs a file of the user's."""
 
 
 def _row(name: str, names: list[str], pairs: Found) -> str:
