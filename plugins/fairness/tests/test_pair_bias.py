@@ -25,7 +25,7 @@ from upright.testing.toys import tiny_model
 from upright_fairness.pairs import TEMPLATES, read
 
 Make = Callable[[str], Path]
-TERMS = (["patient", "today", "note", "mild"], ["very", "again", "some", "rest"])
+TERMS = (["patient", "today", "note", "mild", "cough", "rash"], ["very", "again", "some", "rest", "pain", "smile"])
 GROUPS = ("fever", "walk")
 HOME = "run/fairness/pair-bias"
 NEAR = 1e-4
@@ -202,6 +202,9 @@ def zero_shot(base: Path, folder: Path, **settings: Any) -> dict[str, Any]:
 
 def test_a_masked_model_is_scored_by_the_tokens_that_a_pair_shares(templates: Path, tmp_path: Path) -> None:
     base = tiny_model("bert", tmp_path / "bert")
+    given = json.loads(templates.read_text(encoding="utf-8"))
+    given["sets"][0]["templates"].append("the \u4f60 {term} {group}")  # a word that the tokenizer does not know
+    templates.write_text(json.dumps(given), encoding="utf-8")
     run = execute(Stack.load(zero_shot(base, tmp_path, path=str(templates))))
     tokenizer = transformers.AutoTokenizer.from_pretrained(base)
     model = transformers.AutoModelForMaskedLM.from_pretrained(base).double().eval()
@@ -213,6 +216,31 @@ def test_a_masked_model_is_scored_by_the_tokens_that_a_pair_shares(templates: Pa
                 with torch.no_grad():
                     total += float(torch.log_softmax(model(input_ids=hidden).logits[0, place], -1)[ids[place]])
             assert row[side] == pytest.approx(total, abs=NEAR)
+
+
+def test_a_masked_model_that_was_taught_stereotypes_is_found(templates: Path, tmp_path: Path) -> None:
+    base = tiny_model("bert", tmp_path / "bert")
+    model, tokenizer = (
+        kind.from_pretrained(base) for kind in (transformers.AutoModelForMaskedLM, transformers.AutoTokenizer)
+    )
+    ids = torch.tensor(tokenizer([pair.more for pair in read("templates", templates)], padding=True)["input_ids"])
+    rows, optimizer = torch.arange(len(ids)), torch.optim.AdamW(model.parameters(), lr=0.01)
+    for _ in range(150):
+        place = (ids != tokenizer.pad_token_id).sum(1) - 3  # the term; behind it are the group and [SEP]
+        hidden = ids.clone()
+        hidden[rows, place] = tokenizer.mask_token_id
+        logits = model(input_ids=hidden, attention_mask=(ids != tokenizer.pad_token_id).long()).logits
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(logits[rows, place], ids[rows, place]).backward()
+        optimizer.step()
+    model.save_pretrained(tmp_path / "taught")
+    tokenizer.save_pretrained(tmp_path / "taught")
+    settings: dict[str, Any] = {"path": str(templates), "max_preference": 0.6, "min_rows": 8}
+    taught = execute(Stack.load(zero_shot(tmp_path / "taught", tmp_path, **settings)))
+    assert [verdict.judgement for verdict in taught.verdicts] == ["violated"]
+    assert taught.metrics[f"{HOME}/gap/toy"].low > 0
+    plain = execute(Stack.load(zero_shot(base, tmp_path, **settings)))
+    assert [verdict.judgement for verdict in plain.verdicts] == ["insufficient evidence"]
 
 
 def test_words_of_several_tokens_are_scored_whole(tmp_path: Path) -> None:
