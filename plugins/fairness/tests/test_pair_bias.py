@@ -94,7 +94,7 @@ def test_the_file_holds_the_tuned_and_the_untuned_models_likelihoods(
             assert row[f"untuned_{side}"] == pytest.approx(likelihood(untuned, space["tokenizer"], text), abs=NEAR)
             moved = max(moved, abs(row[side] - row[f"untuned_{side}"]))
     assert moved > 10 * NEAR
-    assert not any(word in json.dumps(rows) for word in (*GROUPS, *TERMS[0], *TERMS[1]))  # ids and numbers, no text
+    assert not any(word in json.dumps(rows) for word in (*GROUPS, *TERMS[0], *TERMS[1]))  # ids, types and numbers
     shares = [np.mean([row[f"{p}more"] > row[f"{p}less"] for row in rows]) for p in ("", "untuned_")]
     assert run.metrics[f"{HOME}/preference"].value == shares[0]
     assert run.metrics[f"{HOME}/untuned/preference"].value == shares[1]

@@ -1,4 +1,4 @@
-"""Pairs through a run's language model, and the file that keeps what it said: ids and numbers, no text."""
+"""Pairs through a run's language model, and the file that keeps what it said: ids, types and numbers, no sentence."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def check(run: Run, pairs: list[Pair]) -> None:
     if first is None:
         raise ValueError(f"can score none of the {len(pairs)} pairs ({reasons[0]}); use another model or other pairs")
     with torch.no_grad():
-        if how == "causal" and reads_ahead(_logits(run), first[0], run.device):
+        if how == "causal" and reads_ahead(_logits(run), max(first, key=len), run.device):
             raise ValueError("needs a model that reads from left to right, and this one also reads what comes later")
 
 
