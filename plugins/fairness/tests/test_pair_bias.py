@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import transformers
+from pydantic import Field
 
 from conftest import MODELS, write_rows
-from upright import Run, Stack
+from upright import Run, Stack, Step, hook
 from upright.engine.execute import execute
 from upright.errors import ConfigError
 from upright.evidence.verify import verify
+from upright.stack import Placed
 from upright.testing.toys import tiny_model
 from upright_fairness.pairs import TEMPLATES, read
 
@@ -289,32 +292,31 @@ def test_a_masked_model_asked_as_a_causal_one_is_refused(templates: Path, tmp_pa
         execute(Stack.load(stack(base, ROWS, tmp_path, path=str(templates))))
 
 
+class Forget(Step):
+    """Take special tokens from the tokenizer, after every step that stands before it has used them."""
+
+    tokens: list[str] = Field(description="Names of the tokens.")
+
+    @hook
+    def prepare(self, run: Run) -> None:
+        for name in self.tokens:
+            setattr(run.tokenizer, name, None)
+
+
 @pytest.mark.parametrize(
-    ("removed", "told"), [("mask_token", "no mask token"), (("bos_token", "eos_token"), "neither `bos_token` nor")]
+    ("tokens", "told"), [(["mask_token"], "no mask token"), (["bos_token", "eos_token"], "neither `bos_token` nor")]
 )
 def test_a_tokenizer_without_what_is_needed_is_refused(
-    removed: Any, told: str, templates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tokens: list[str], told: str, templates: Path, tmp_path: Path
 ) -> None:
-    from upright_fairness import pair_scores
-
-    causal = removed != "mask_token"
-    base = tiny_model("gpt2" if causal else "bert", tmp_path / "model")
-    given = (
-        untrained(stack(base, ROWS, tmp_path, path=str(templates)))
-        if causal
-        else zero_shot(base, tmp_path, path=str(templates))
-    )
-    # the verbalizer needs its mask and the task its end of text: the token is taken away where pair-bias looks for it
-    whole = pair_scores.check
-
-    def without(run: Run, pairs: Any) -> None:
-        for name in [removed] if isinstance(removed, str) else removed:
-            setattr(run.tokenizer, name, None)
-        whole(run, pairs)
-
-    monkeypatch.setattr(pair_scores, "check", without)
+    masked = tokens == ["mask_token"]
+    base = tiny_model("bert" if masked else "gpt2", tmp_path / "model")
+    settings = {"path": str(templates)}
+    given = zero_shot(base, tmp_path, **settings) if masked else untrained(stack(base, ROWS, tmp_path, **settings))
+    loaded = Stack.load(given)
+    forget = Placed("fairness", "forget", "forget", Forget(tokens=tokens), "test:forget")
     with pytest.raises(ConfigError, match=told):
-        execute(Stack.load(given))
+        execute(replace(loaded, steps=[*loaded.steps[:-1], forget, loaded.steps[-1]]))
 
 
 @pytest.mark.parametrize(
