@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import transformers
+from pydantic import Field
 
 from conftest import MODELS, write_rows
-from upright import Run, Stack
+from upright import Run, Stack, Step, hook
 from upright.engine.execute import execute
 from upright.errors import ConfigError
 from upright.evidence.verify import verify
+from upright.stack import Placed
 from upright.testing.toys import tiny_model
 from upright_fairness.pairs import TEMPLATES, read
 
 Make = Callable[[str], Path]
-TERMS = (["patient", "today", "note", "mild"], ["very", "again", "some", "rest"])
+TERMS = (["patient", "today", "note", "mild", "cough", "rash"], ["very", "again", "some", "rest", "pain", "smile"])
 GROUPS = ("fever", "walk")
 HOME = "run/fairness/pair-bias"
 NEAR = 1e-4
@@ -94,7 +97,7 @@ def test_the_file_holds_the_tuned_and_the_untuned_models_likelihoods(
             assert row[f"untuned_{side}"] == pytest.approx(likelihood(untuned, space["tokenizer"], text), abs=NEAR)
             moved = max(moved, abs(row[side] - row[f"untuned_{side}"]))
     assert moved > 10 * NEAR
-    assert not any(word in json.dumps(rows) for word in (*GROUPS, *TERMS[0], *TERMS[1]))  # ids and numbers, no text
+    assert not any(word in json.dumps(rows) for word in (*GROUPS, *TERMS[0], *TERMS[1]))  # ids, types and numbers
     shares = [np.mean([row[f"{p}more"] > row[f"{p}less"] for row in rows]) for p in ("", "untuned_")]
     assert run.metrics[f"{HOME}/preference"].value == shares[0]
     assert run.metrics[f"{HOME}/untuned/preference"].value == shares[1]
@@ -202,6 +205,9 @@ def zero_shot(base: Path, folder: Path, **settings: Any) -> dict[str, Any]:
 
 def test_a_masked_model_is_scored_by_the_tokens_that_a_pair_shares(templates: Path, tmp_path: Path) -> None:
     base = tiny_model("bert", tmp_path / "bert")
+    given = json.loads(templates.read_text(encoding="utf-8"))
+    given["sets"][0]["templates"].append("the \u4f60 {term} {group}")  # a word that the tokenizer does not know
+    templates.write_text(json.dumps(given), encoding="utf-8")
     run = execute(Stack.load(zero_shot(base, tmp_path, path=str(templates))))
     tokenizer = transformers.AutoTokenizer.from_pretrained(base)
     model = transformers.AutoModelForMaskedLM.from_pretrained(base).double().eval()
@@ -213,6 +219,31 @@ def test_a_masked_model_is_scored_by_the_tokens_that_a_pair_shares(templates: Pa
                 with torch.no_grad():
                     total += float(torch.log_softmax(model(input_ids=hidden).logits[0, place], -1)[ids[place]])
             assert row[side] == pytest.approx(total, abs=NEAR)
+
+
+def test_a_masked_model_that_was_taught_stereotypes_is_found(templates: Path, tmp_path: Path) -> None:
+    base = tiny_model("bert", tmp_path / "bert")
+    model, tokenizer = (
+        kind.from_pretrained(base) for kind in (transformers.AutoModelForMaskedLM, transformers.AutoTokenizer)
+    )
+    ids = torch.tensor(tokenizer([pair.more for pair in read("templates", templates)], padding=True)["input_ids"])
+    rows, optimizer = torch.arange(len(ids)), torch.optim.AdamW(model.parameters(), lr=0.01)
+    for _ in range(150):
+        place = (ids != tokenizer.pad_token_id).sum(1) - 3  # the term; behind it are the group and [SEP]
+        hidden = ids.clone()
+        hidden[rows, place] = tokenizer.mask_token_id
+        logits = model(input_ids=hidden, attention_mask=(ids != tokenizer.pad_token_id).long()).logits
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(logits[rows, place], ids[rows, place]).backward()
+        optimizer.step()
+    model.save_pretrained(tmp_path / "taught")
+    tokenizer.save_pretrained(tmp_path / "taught")
+    settings: dict[str, Any] = {"path": str(templates), "max_preference": 0.6, "min_rows": 8}
+    taught = execute(Stack.load(zero_shot(tmp_path / "taught", tmp_path, **settings)))
+    assert [verdict.judgement for verdict in taught.verdicts] == ["violated"]
+    assert taught.metrics[f"{HOME}/gap/toy"].low > 0
+    plain = execute(Stack.load(zero_shot(base, tmp_path, **settings)))
+    assert [verdict.judgement for verdict in plain.verdicts] == ["insufficient evidence"]
 
 
 def test_words_of_several_tokens_are_scored_whole(tmp_path: Path) -> None:
@@ -261,32 +292,31 @@ def test_a_masked_model_asked_as_a_causal_one_is_refused(templates: Path, tmp_pa
         execute(Stack.load(stack(base, ROWS, tmp_path, path=str(templates))))
 
 
+class Forget(Step):
+    """Take special tokens from the tokenizer, after every step that stands before it has used them."""
+
+    tokens: list[str] = Field(description="Names of the tokens.")
+
+    @hook
+    def prepare(self, run: Run) -> None:
+        for name in self.tokens:
+            setattr(run.tokenizer, name, None)
+
+
 @pytest.mark.parametrize(
-    ("removed", "told"), [("mask_token", "no mask token"), (("bos_token", "eos_token"), "neither `bos_token` nor")]
+    ("tokens", "told"), [(["mask_token"], "no mask token"), (["bos_token", "eos_token"], "neither `bos_token` nor")]
 )
 def test_a_tokenizer_without_what_is_needed_is_refused(
-    removed: Any, told: str, templates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tokens: list[str], told: str, templates: Path, tmp_path: Path
 ) -> None:
-    from upright_fairness import pair_scores
-
-    causal = removed != "mask_token"
-    base = tiny_model("gpt2" if causal else "bert", tmp_path / "model")
-    given = (
-        untrained(stack(base, ROWS, tmp_path, path=str(templates)))
-        if causal
-        else zero_shot(base, tmp_path, path=str(templates))
-    )
-    # the verbalizer needs its mask and the task its end of text: the token is taken away where pair-bias looks for it
-    whole = pair_scores.check
-
-    def without(run: Run, pairs: Any) -> None:
-        for name in [removed] if isinstance(removed, str) else removed:
-            setattr(run.tokenizer, name, None)
-        whole(run, pairs)
-
-    monkeypatch.setattr(pair_scores, "check", without)
+    masked = tokens == ["mask_token"]
+    base = tiny_model("bert" if masked else "gpt2", tmp_path / "model")
+    settings = {"path": str(templates)}
+    given = zero_shot(base, tmp_path, **settings) if masked else untrained(stack(base, ROWS, tmp_path, **settings))
+    loaded = Stack.load(given)
+    forget = Placed("fairness", "forget", "forget", Forget(tokens=tokens), "test:forget")
     with pytest.raises(ConfigError, match=told):
-        execute(Stack.load(given))
+        execute(replace(loaded, steps=[*loaded.steps[:-1], forget, loaded.steps[-1]]))
 
 
 @pytest.mark.parametrize(

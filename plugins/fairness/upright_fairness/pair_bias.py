@@ -65,7 +65,7 @@ class PairBias(Step):
 
     @hook
     def save(self, folder: Path, run: Run) -> None:
-        """``pairs.parquet``: the log-likelihoods of each pair, no text."""
+        """``pairs.parquet``: the log-likelihoods of each pair, no sentence."""
         from upright_fairness import pair_scores
 
         pairs = self._read(run)

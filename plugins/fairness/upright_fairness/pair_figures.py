@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from upright_fairness.intervals import LEVEL, Estimate, bonferroni, wilson
+from upright_fairness.positive import plain
 
 PERMUTATIONS = 9999
 NAN = float("nan")
@@ -40,7 +41,7 @@ def everything(scores: Scores, seed: int) -> Iterator[tuple[str, Estimate]]:
         return
     types = np.unique(scores.types)
     parts = [("", np.ones(len(scores.types), dtype=bool), 1)]
-    parts += [(f"/{one}", scores.types == one, len(types)) for one in types if len(types) > 1]
+    parts += [(f"/{plain(one)}", scores.types == one, len(types)) for one in types if len(types) > 1]
     for suffix, mine, count in parts:
         units, sides = scores.units[mine], scores.sides[mine]
         now = hits(scores.log_odds[mine])
@@ -57,9 +58,9 @@ def everything(scores: Scores, seed: int) -> Iterator[tuple[str, Estimate]]:
         if len(np.unique(scores.sides[mine])) > 1:
             for phase, values in told.items():
                 first, second = by_unit(values[mine], scores.units[mine], scores.sides[mine])
-                yield f"{phase}gap/{one}", gap(first, second, len(types))
+                yield f"{phase}gap/{plain(one)}", gap(first, second, len(types))
                 p_value = permutation_test(first, second, seed)
-                yield f"{phase}p_value/{one}", Estimate(p_value, NAN, NAN, len(first) + len(second))
+                yield f"{phase}p_value/{plain(one)}", Estimate(p_value, NAN, NAN, len(first) + len(second))
 
 
 def hits(log_odds: np.ndarray) -> np.ndarray:
@@ -71,7 +72,7 @@ def preference(hit: np.ndarray, units: np.ndarray, sides: np.ndarray, count: int
     """Share of ``hit`` with Wilson's interval, one of ``count``, of as many pairs as their units leave independent."""
     rows = len(hit) / design_effect(hit, units, sides)
     share = float(hit.mean())
-    low, high = wilson(np.array(share * rows), np.array(rows), bonferroni(count))
+    low, high = wilson(np.array(share * rows), np.array(rows), quantile(units, sides, count))
     return Estimate(share, float(low), float(high), len(hit))
 
 
@@ -85,8 +86,18 @@ def change(moved: np.ndarray, units: np.ndarray, sides: np.ndarray, count: int) 
     padded = rows + 2
     middle = float(moved.mean()) * rows / padded
     variance = ((float(np.square(moved).mean()) * rows + 1) / padded - middle**2) / padded
-    half = bonferroni(count) * variance**0.5
+    half = quantile(units, sides, count) * variance**0.5
     return Estimate(float(moved.mean()), max(middle - half, -1.0), min(middle + half, 1.0), len(moved))
+
+
+def quantile(units: np.ndarray, sides: np.ndarray, count: int) -> float:
+    """Of one of ``count`` intervals: normal for independent pairs, else Student's, as few units tell little of their spread."""
+    from scipy.stats import t
+
+    groups, strata = len(np.unique(units)), len(np.unique(sides))
+    if groups == len(units):
+        return bonferroni(count)
+    return float(t.ppf(1 - (1 - LEVEL) / (2 * count), max(groups - strata, 1)))
 
 
 def design_effect(values: np.ndarray, units: np.ndarray, sides: np.ndarray) -> float:

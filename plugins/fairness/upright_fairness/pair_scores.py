@@ -1,4 +1,4 @@
-"""Pairs through a run's language model, and the file that keeps what it said: ids and numbers, no text."""
+"""Pairs through a run's language model, and the file that keeps what it said: ids, types and numbers, no sentence."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def check(run: Run, pairs: list[Pair]) -> None:
     if first is None:
         raise ValueError(f"can score none of the {len(pairs)} pairs ({reasons[0]}); use another model or other pairs")
     with torch.no_grad():
-        if how == "causal" and reads_ahead(_logits(run), first[0], run.device):
+        if how == "causal" and reads_ahead(_logits(run), max(first, key=len), run.device):
             raise ValueError("needs a model that reads from left to right, and this one also reads what comes later")
 
 
@@ -82,7 +82,7 @@ def left_out(run: Run, texts: Texts) -> list[str | None]:
             found.append("too long")
         elif more == less:
             found.append("the same tokens")
-        elif reading(run) == "masked" and not shared(more, less, set(run.tokenizer.all_special_ids))[0]:
+        elif reading(run) == "masked" and not shared(more, less, _special(run))[0]:
             found.append("no shared token")
         else:
             found.append(None)
@@ -103,7 +103,7 @@ def score(run: Run, pairs: list[Pair]) -> np.ndarray:
         if reading(run) == "causal":
             told = likelihood.causal(logits, flat, size, run.device)
         else:
-            special, mask = set(run.tokenizer.all_special_ids), int(run.tokenizer.mask_token_id)
+            mask, special = int(run.tokenizer.mask_token_id), _special(run)
             scored = [places for number in kept for places in likelihood.shared(*texts[number], special)]
             told = likelihood.masked(logits, flat, scored, mask, size, run.device)
     found = np.full((len(pairs), 2), np.nan)
@@ -154,6 +154,11 @@ def read(folder: Path) -> tuple[Scores, list[str], dict[str, Any]]:
 def _start(run: Run) -> int | None:
     tokenizer = run.tokenizer
     return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+
+
+def _special(run: Run) -> set[int]:
+    """Tokens that frame a text; an unknown word is one of the text's own."""
+    return set(run.tokenizer.all_special_ids) - {run.tokenizer.unk_token_id}
 
 
 def _ids(run: Run, text: str, **options: Any) -> list[int]:
