@@ -9,8 +9,7 @@ UNCONSTRAINED := --set name=quickstart-unconstrained --set demo.twin=null \
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: docs pairs help demo test test-all coverage lint format bench bench-clean bench-cleaning bench-encrypt bench-fairness bench-methods bench-prompts matrix matrix-dp results results-methods results-prompts bench-dp bench-pii bench-audit clean bench-labels bench-cleaners
-.PHONY: help demo test test-all coverage lint format bench bench-clean bench-cleaning bench-encrypt bench-fairness bench-methods bench-prompts matrix matrix-dp results results-methods results-prompts bench-dp bench-pii bench-audit bench-explain bench-sanity clean bench-labels bench-cleaners
+.PHONY: help demo test test-all coverage docs lint format bench bench-methods bench-dp bench-pii bench-clean bench-cleaners bench-cleaning bench-prompts bench-encrypt bench-fairness bench-labels bench-audit bench-explain bench-sanity matrix matrix-dp pairs results results-methods results-prompts clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
