@@ -18,6 +18,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "equalized-odds": {"groups": ["sex"]},
     "thresholds": {"groups": ["sex"]},
     "balanced-batches": {"groups": ["sex"]},
+    "erase": {"groups": ["sex"]},
     "counterfactual-pairing": {"terms": [("fever", "walk")]},
     "dp-sgd": {"noise_multiplier": 0.5, "delta": 1e-3},
     "template": {"text": "note: {text}"},

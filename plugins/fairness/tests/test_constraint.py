@@ -108,7 +108,10 @@ def test_multipliers_push_a_rate_that_is_too_high_down() -> None:
     assert multipliers[0] > 0 == multipliers[1], "a group within its bound is left alone"
 
 
-@pytest.mark.parametrize("use", ["constraint", "equalized-odds", "group-dro", "reweigh", "adversarial"])
+@pytest.mark.parametrize(
+    "use",
+    ["constraint", "equalized-odds", "group-dro", "reweigh", "adversarial", "erase", "balanced-batches", "thresholds"],
+)
 def test_decisions_need_no_group_and_the_model_ships_none(use: str, toy: dict[str, Any], tmp_path: Path) -> None:
     run = execute(Stack.load({**toy, "fairness": {"use": use, "groups": ["sex"]}}))
     twin = execute(Stack.load({**toy, "output": str(tmp_path / "twin")}))
