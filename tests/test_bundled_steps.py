@@ -19,6 +19,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "thresholds": {"groups": ["sex"]},
     "balanced-batches": {"groups": ["sex"]},
     "erase": {"groups": ["sex"]},
+    "multiclass-offsets": {"groups": ["sex"]},
     "counterfactual-pairing": {"terms": [("fever", "walk")]},
     "dp-sgd": {"noise_multiplier": 0.5, "delta": 1e-3},
     "template": {"text": "note: {text}"},

@@ -8,6 +8,7 @@ import numpy as np
 
 from upright.errors import ConfigError
 from upright_fairness import groups, rates
+from upright_fairness.positive import check_class
 
 if TYPE_CHECKING:
     from upright import Predictions, Run, Step
@@ -26,6 +27,18 @@ def check_alone(step: Step, run: Run) -> None:
                 f"{own.where}  {own} and {placed} ({placed.where}) would both move decisions, each as if alone: {aside}"
                 "remove one of them"
             )
+
+
+def check_fitted(step: Any, run: Run) -> None:
+    """Raise ConfigError where a step after training may not read its groups, is not alone, or has nothing to be fitted on."""
+    groups.check(step, step.groups, "train", run)
+    if step.group_aware:
+        groups.check(step, step.groups, "inference", run)
+    check_class(step, step.positive, run)
+    check_alone(step, run)
+    if "validation" not in run.data:
+        own = run.stack.placed(step)
+        raise ConfigError(f"{own.where}  {own}: there is no validation split to fit on; name one in data.validation")
 
 
 def calibrate(
