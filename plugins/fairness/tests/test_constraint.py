@@ -156,8 +156,8 @@ def test_group_dro_favours_the_group_of_the_larger_loss(toy: dict[str, Any], tmp
     torch.testing.assert_close(step._kept(run, "weights"), expected)
 
 
-@pytest.mark.parametrize("use", ["constraint", "group-dro"])
-def test_released_sums_go_with_dp_sgd(use: str, toy: dict[str, Any]) -> None:
+@pytest.mark.parametrize("use", ["constraint", "group-dro", "adversarial", "thresholds", "multiclass-offsets"])
+def test_what_couples_no_records_goes_with_dp_sgd(use: str, toy: dict[str, Any]) -> None:
     toy["privacy"] = {"use": "dp-sgd", "noise_multiplier": 1.0, "delta": 1e-3}
     assert execute(Stack.load({**toy, "fairness": {"use": use, "groups": ["sex"]}})).exit_code == 0
 

@@ -79,8 +79,7 @@ class Thresholds(Step):
 
         from upright_fairness import group_thresholds, threshold_optimizer
 
-        scores, truth = predictions.numpy("scores")[:, number], predictions.numpy("label") == number
-        codes, names = groups.codes(self.groups[0], predictions)
+        scores, truth, [(codes, names)] = threshold.known_rows(self, predictions, number)
         if self.method == "deterministic":
             given = scores, truth, codes, self.max_gap, self.constraint, self.scoring, self.min_rows
             kept["threshold"], found = group_thresholds.choose_by_group(*given)
