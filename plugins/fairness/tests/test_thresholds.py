@@ -175,6 +175,13 @@ def test_a_score_at_the_threshold_is_at_it(number: int) -> None:
     assert found.tolist() == (scores[:, number] >= scores[0, number]).tolist()
 
 
+def test_without_any_group_there_is_the_threshold_for_all() -> None:
+    given = np.array([0.2, 0.8]), np.array([False, True]), np.array([-1, -1])
+    common, own = group_thresholds.choose_by_group(*given, 0.02, "equalized_odds")
+    assert 0.2 < common <= 0.8
+    assert len(own) == 0
+
+
 def test_a_group_without_positives_leaves_the_gap_of_the_others() -> None:
     counts = np.array([[[10, 0], [5, 5]], [[10, 0], [9, 1]], [[10, 0], [0, 0]]])
     assert threshold.gap(counts, "equal_opportunity") == pytest.approx(0.4)
