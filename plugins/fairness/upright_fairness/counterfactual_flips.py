@@ -99,7 +99,7 @@ class CounterfactualFlips(Step):
             if key.endswith("/rows_with_a_term")
         ]
         text = (
-            f"{len(self._pairs(run))} pairs of terms, {self.terms.name if self.terms else GENDER.name}. "
+            f"Pairs of terms: {len(self._pairs(run))}, in {self.terms.name if self.terms else GENDER.name}. "
             f"{'; '.join(told) or 'No row holds a term, so nothing is known'}. The swapped text is read as the row's own "
             "was, and the row keeps its recorded group. Intervals are 95 % and hold for all groups at once. A score's change "
             "is half the sum of the classes' changes: 0 where nothing moves, 1 where all of it does."
