@@ -17,7 +17,9 @@ from upright_fairness.positive import plain
 from upright_fairness.splits import FITTED
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Iterator
+
+    import pyarrow as pa
 
 LIMIT = 3000
 """Validation rows that a probe is fitted on at the most."""
@@ -53,23 +55,23 @@ class GroupProbe(Step):
         given = run.features(run.data["validation"])
         for split in sorted(set(run.data).difference(FITTED)):
             asked = run.features(run.data[split])
-            found = [self._probed(spec, split, given, asked, run) for spec in self.groups]
-            about = {spec.name: names for spec, (names, _) in zip(self.groups, found, strict=True)}
-            table = pa.Table.from_pylist([row for _, rows in found for row in rows], _schema())
-            pq.write_table(table.replace_schema_metadata({"names": json.dumps(about)}), folder / f"{split}.parquet")
+            found = {spec.name: self._probed(spec, split, given, asked, run) for spec in self.groups}
+            about = {"names": json.dumps({name: names for name, (names, _) in found.items()})}
+            table = pa.concat_tables([part for _, part in found.values()]).replace_schema_metadata(about)
+            pq.write_table(table, folder / f"{split}.parquet")
 
     @hook
     def account(self, folder: Path, run: Run) -> dict[str, Metric]:
+        import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
         found: dict[str, Metric] = {}
         for path in sorted(folder.glob("*.parquet")):
             table = pq.read_table(path)
             for name, names in json.loads(table.schema.metadata[b"names"]).items():
-                rows = [row for row in table.to_pylist() if row["groups"] == name]
-                for key, metric in _figures(rows, names, run.seed) if rows else ():
-                    kind, slash, group = key.partition("/")
-                    found[f"{path.stem}/{kind}/{name}{slash}{group}"] = metric
+                part = table.filter(pc.equal(table["groups"], name))
+                for kind, group, metric in _figures(part, names, run.seed) if names else ():
+                    found[f"{path.stem}/{kind}/{name}{group}"] = metric
         return found
 
     @hook
@@ -96,11 +98,13 @@ class GroupProbe(Step):
             blocks.append(Text(f"Fewer than two groups have {self.min_rows} rows, so nothing is known."))
         return Section("Can the group be told from the representation?", blocks)
 
-    def _probed(
-        self, spec: GroupSpec, split: str, given: np.ndarray, asked: np.ndarray, run: Run
-    ) -> tuple[list[str], list[dict[str, Any]]]:
-        """The groups that are told apart, and each probe's scores of each row of ``split`` that is of one of them."""
+    def _probed(self, spec: GroupSpec, split: str, given: Any, asked: Any, run: Run) -> tuple[list[str], pa.Table]:
+        """The groups that are told apart, and each probe's scores of each row of ``split`` that is of one of them.
+
+        ``given`` and ``asked`` are the features of validation and of ``split``.
+        """
         import numpy as np
+        import pyarrow as pa
         import torch
 
         from upright_fairness.probes import KINDS, fitted
@@ -108,22 +112,21 @@ class GroupProbe(Step):
         (before, first), (after, second) = (self._held(spec, name, run) for name in ("validation", split))
         names = sorted(set(first) & set(second))
         if len(names) < 2:
-            return [], []
-        order = torch.randperm(len(before), generator=run.generator(self)).numpy()
-        fit = np.array([place for place in order if before[place] in names][:LIMIT])
+            return [], _schema().empty_table()
+        chance = run.generator(self)
+        order = torch.randperm(len(before), generator=chance).tolist()
+        state = int(torch.randint(2**31, (1,), generator=chance))
+        fit = [place for place in order if before[place] in names][:LIMIT]
         measured = [place for place, group in enumerate(after) if group in names]
-        codes = np.array([names.index(before[place]) for place in fit])
-        scores = {kind: fitted(kind, given[fit], codes, run.seed)(asked[measured]) for kind in KINDS}
-        row_ids = run.data[split]["row_id"][:]
-        return names, [
-            {
-                "groups": spec.name,
-                "row_id": row_ids[place],
-                "group": after[place],
-                **{kind: scores[kind][number].tolist() for kind in KINDS},
-            }
-            for number, place in enumerate(measured)
-        ]
+        codes = np.array([names.index(str(before[place])) for place in fit])
+        rows = run.data[split]["row_id"][:]
+        columns = {
+            "groups": [spec.name] * len(measured),
+            "row_id": [rows[place] for place in measured],
+            "group": [after[place] for place in measured],
+        }
+        scores = {kind: fitted(kind, given[fit], codes, state)(asked[measured]).tolist() for kind in KINDS}
+        return names, pa.table({**columns, **scores}, _schema())
 
     def _held(self, spec: GroupSpec, split: str, run: Run) -> tuple[list[str | None], list[str]]:
         """Each row's group, None where it is missing, and the groups of ``min_rows`` rows or more."""
@@ -140,22 +143,22 @@ def _schema() -> Any:
     return pa.schema({**texts, "linear": scores, "non_linear": scores})
 
 
-def _figures(rows: list[dict[str, Any]], names: list[str], seed: int) -> list[tuple[str, Metric]]:
-    """(figure, and a group where there are more than two; the figure) of one way of telling groups apart."""
+def _figures(rows: pa.Table, names: list[str], seed: int) -> Iterator[tuple[str, str, Metric]]:
+    """(figure, a group where there are more than two, the figure) of one way of telling groups apart."""
     import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
     from upright_fairness.probes import KINDS, balanced_auc, by_group, permuted
 
-    codes = np.array([names.index(row["group"]) for row in rows])
-    found = []
+    codes = pc.index_in(rows["group"], pa.array(names)).to_numpy()
     for kind in KINDS:
-        scores = np.array([row[kind] for row in rows], dtype=np.float64)
+        scores = rows[kind].combine_chunks().flatten().to_numpy().reshape(len(rows), len(names))
         told, null = balanced_auc(scores, codes), permuted(scores, codes, seed)
         low, high = np.percentile(null, [2.5, 97.5])
-        found.append((f"{kind}_auc", Metric(told.value, told.low, told.high, told.rows, "ledger")))
-        found.append((f"{kind}_auc_null", Metric(float(null.mean()), float(low), float(high), told.rows, "ledger")))
+        yield f"{kind}_auc", "", Metric(told.value, told.low, told.high, told.rows, "ledger")
+        yield f"{kind}_auc_null", "", Metric(float(null.mean()), float(low), float(high), told.rows, "ledger")
         share = (1 + int((null >= told.value - 1e-12).sum())) / (1 + len(null))
-        found.append((f"{kind}_p_value", Metric(share, n=told.rows, source="ledger")))
+        yield f"{kind}_p_value", "", Metric(share, n=told.rows, source="ledger")
         for name, one in zip(names, by_group(scores, codes), strict=True) if len(names) > 2 else ():
-            found.append((f"{kind}_auc/{plain(name)}", Metric(one.value, one.low, one.high, one.rows, "ledger")))
-    return found
+            yield f"{kind}_auc", f"/{plain(name)}", Metric(one.value, one.low, one.high, one.rows, "ledger")
