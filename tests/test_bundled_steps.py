@@ -15,6 +15,7 @@ from upright.testing.kit import CHECKS, outcome, subject_of
 SETTINGS: dict[str, dict[str, Any]] = {
     "adalora": {"init_r": 3, "target_r": 2},
     "group-audit": {"groups": ["sex"]},
+    "group-probe": {"groups": ["sex"]},
     "equalized-odds": {"groups": ["sex"]},
     "thresholds": {"groups": ["sex"]},
     "balanced-batches": {"groups": ["sex"]},

@@ -21,7 +21,7 @@ from upright import Predictions, Stack
 from upright.engine.execute import execute
 from upright.errors import ConfigError
 from upright.evidence.verify import verify
-from upright_fairness.counterfactual_flips import CounterfactualFlips
+from upright_fairness.counterfactual_flips import CounterfactualFlips, with_swapped
 
 PAIRS = {"fever": "walk", "cough": "smile", "note": "patient"}
 HOME = "run/fairness/counterfactual-flips/test"
@@ -116,6 +116,26 @@ def test_what_cannot_be_swapped_is_refused_before_training(swapping: dict[str, A
     swapping["fairness"] |= {"terms": None, "groups": ["age"]}
     with pytest.raises(ConfigError, match=r"'age' is not in data\.sensitive"):
         execute(Stack.load(swapping))
+
+
+def test_a_row_without_a_second_text_keeps_none() -> None:
+    from datasets import Dataset
+
+    rows = Dataset.from_list(
+        [
+            {"text": "the cough", "text_pair": None, "row_id": "a"},
+            {"text": "rest", "text_pair": "Fever!", "row_id": "b"},
+            {"text": "rest", "text_pair": None, "row_id": "c"},
+        ]
+    )
+    found = with_swapped(rows, list(PAIRS.items())).to_list()
+    assert [(row["row_id"], row["text"], row["text_pair"]) for row in found] == [
+        ("a", "the smile", None),
+        ("b", "rest", "Walk!"),
+    ]
+    first = with_swapped(rows.select([0]), list(PAIRS.items()))
+    assert first.features == rows.features
+    assert first["text_pair"][:] == [None]
 
 
 # --- the figures alone ----------------------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -85,6 +87,25 @@ def test_a_twin_of_other_rows_or_classes_is_refused(toy: dict[str, Any], data: d
         private(toy, other)
     with pytest.raises(ConfigError, match=r"holds no decisions of test .*name a finished run"):
         private(toy, other, twin=str(tmp_path / "nowhere"))
+
+
+def test_sealed_runs_are_audited_beside_each_other(
+    toy: dict[str, Any], data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UPRIGHT_KEY", base64.b64encode(os.urandom(32)).decode())
+    toy |= {"data": data, "privacy": "encrypt"}
+    other = execute(Stack.load(toy))
+    audit = {"use": "group-audit", "groups": ["sex"], "twin": str(other.folder)}
+    toy["fairness"] = [audit, {"use": "group-probe", "groups": ["sex"]}, "counterfactual-flips"]
+    run = execute(Stack.load({**toy, "name": "sealed"}))
+    found = verify(run.folder)
+    assert (found.problems, found.sealed) == ([], None)
+    assert f"{HOME}/accuracy/sex/f" in run.metrics
+    for path in (run.folder / "steps").rglob("*.parquet"):
+        assert path.read_bytes()[:4] != b"PAR1"
+    monkeypatch.delenv("UPRIGHT_KEY")
+    with pytest.raises(ConfigError, match="UPRIGHT_KEY is not set"):
+        execute(Stack.load({**toy, "name": "open", "privacy": []}))
 
 
 # --- the interval ---------------------------------------------------------------------------------------------------

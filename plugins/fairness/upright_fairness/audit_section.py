@@ -9,7 +9,6 @@ from upright import Metric, Run, Section
 from upright.objects import Svg, Table, Text
 from upright_fairness import groups, picture, twin
 from upright_fairness.groups import GroupSpec
-from upright_fairness.positive import plain
 from upright_fairness.rates import RATES
 from upright_fairness.splits import audited
 
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
 
 DRAWN = ("true_positive_rate", "false_positive_rate", "selection_rate")
 OTHERS = ("brier_score", "expected_calibration_error", "subgroup_auc", "bpsn_auc", "bnsp_auc")
+PAIRS = 30
+"""Differences that are drawn; the table has all."""
 WHOLE = ("_difference", "_ratio", "group_accuracy", "balanced_accuracy")
 SOURCES = {
     "unstated": "Where the groups come from is not stated.",
@@ -59,8 +60,12 @@ def _of_split(step: GroupAudit, run: Run, spec: GroupSpec, split: str) -> Iterat
     drawn = [(_words(key, spec.name), mine[key]) for rate in DRAWN for key in _of(mine, [rate])]
     yield Svg(picture.points(drawn), f"Rates by {spec.name} on {split}, with 95 % intervals")
     pairs = [(_words(key, spec.name), mine[key]) for key in _of(mine, ["difference"])]
+    widest = sorted(pairs, key=lambda pair: -abs(pair[1].value))[:PAIRS]
+    some = f" (the {PAIRS} largest of {len(pairs)})" if len(pairs) > PAIRS else ""
     accepted = "" if step.max_gap is None else f"; dashed: the gap of {step.max_gap:g} that is accepted"
-    yield Svg(picture.points(pairs, step.max_gap, low=-1), f"Differences of groups on {split}, 0 is equal{accepted}")
+    yield Svg(
+        picture.points(widest, step.max_gap, low=-1), f"Differences of groups on {split}{some}, 0 is equal{accepted}"
+    )
     yield Svg(
         picture.reliability(list(_panels(step, run, spec, split))),
         f"Reliability by {spec.name} on {split}: share of the class (up) against its mean score (across) in 15 bins, with 95 % "
@@ -105,4 +110,4 @@ def _table(what: str, found: dict[str, Metric], keys: list[str]) -> Table:
 
 def _words(key: str, name: str) -> str:
     """``true positive rate f`` of ``true_positive_rate/sex/f``."""
-    return key.replace(f"/{plain(name)}", "", 1).removeprefix("difference/").replace("/", " ").replace("_", " ")
+    return key.replace(f"/{name}", "", 1).removeprefix("difference/").replace("/", " ").replace("_", " ")

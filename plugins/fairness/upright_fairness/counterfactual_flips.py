@@ -99,7 +99,7 @@ class CounterfactualFlips(Step):
             if key.endswith("/rows_with_a_term")
         ]
         text = (
-            f"{len(self._pairs(run))} pairs of terms, {self.terms.name if self.terms else GENDER.name}. "
+            f"Pairs of terms: {len(self._pairs(run))}, in {self.terms.name if self.terms else GENDER.name}. "
             f"{'; '.join(told) or 'No row holds a term, so nothing is known'}. The swapped text is read as the row's own "
             "was, and the row keeps its recorded group. Intervals are 95 % and hold for all groups at once. A score's change "
             "is half the sum of the classes' changes: 0 where nothing moves, 1 where all of it does."
@@ -151,11 +151,15 @@ class CounterfactualFlips(Step):
 
 def with_swapped(rows: Dataset, pairs: list[tuple[str, str]]) -> Dataset:
     """The rows that hold a term in a text, with every term swapped."""
-    columns = [name for name in COLUMNS if name in rows.column_names]
-    changed = {name: [swapped(text or "", pairs) for text in rows[name][:]] for name in columns}
-    held = [place for place in range(len(rows)) if any(changed[name][place][1] for name in columns)]
+    changed = {
+        name: [swapped(text or "", pairs) for text in rows[name][:]] for name in COLUMNS if name in rows.column_names
+    }
+    held = [place for place in range(len(rows)) if any(found[place][1] for found in changed.values())]
     chosen = rows.select(held)
-    for name in columns:
-        texts = [changed[name][place][0] for place in held]
-        chosen = chosen.remove_columns(name).add_column(name, texts)
+    for name, found in changed.items():
+        texts = [
+            new if count else old
+            for old, (new, count) in zip(chosen[name][:], (found[place] for place in held), strict=True)
+        ]
+        chosen = chosen.remove_columns(name).add_column(name, texts, feature=rows.features[name])
     return chosen

@@ -8,8 +8,9 @@ from typing import Any
 
 from upright import Metric
 
-WIDTH, LEFT, ROW = 640, 230, 26
-PANEL, GAP, ACROSS = 180, 24, 3
+WIDTH, LEFT, ROW = 480, 190, 26
+"""Narrow enough for a phone to show the words at a size that can be read."""
+PANEL, GAP, ACROSS = 124, 26, 3
 """Side of a reliability diagram, the space between two, and how many stand side by side."""
 
 
@@ -26,7 +27,8 @@ def points(figures: Sequence[tuple[str, Metric]], bound: float | None = None, lo
     parts = [_open(WIDTH, height, "Figures with 95 % intervals")]
     for tick in range(5):
         value = low + (1 - low) * tick / 4
-        parts.append(_line(_across(value, low), 6, _across(value, low), height - 22, 'opacity=".15"'))
+        faint = "opacity=" + ('".5"' if value == 0 and low < 0 else '".15"')
+        parts.append(_line(_across(value, low), 6, _across(value, low), height - 22, faint))
         parts.append(_text(_across(value, low), height - 6, f"{value:g}", 11))
     for value in sorted({bound, -bound} if bound is not None and low < 0 else {bound} - {None}):
         parts.append(_line(_across(value, low), 6, _across(value, low), height - 22, 'stroke-dasharray="5 4"'))
@@ -45,10 +47,10 @@ def reliability(panels: Sequence[tuple[str, Sequence[tuple[float, float, float, 
     are the share of the group's rows in the bin.
     """
     tall = -(-len(panels) // ACROSS)
-    height = tall * (PANEL + 2 * GAP + 14)
-    parts = [_open(WIDTH, height, "Reliability diagrams")]
+    deep = PANEL + 48
+    parts = [_open(WIDTH, tall * deep, "Reliability diagrams")]
     for number, (title, bins) in enumerate(panels):
-        left, top = 34 + number % ACROSS * (PANEL + GAP), 20 + number // ACROSS * (PANEL + 2 * GAP + 14)
+        left, top = 34 + number % ACROSS * (PANEL + GAP), 20 + number // ACROSS * deep
         foot = top + PANEL
         parts.append(_text(left + PANEL / 2, top - 6, title, 12))
         parts.append(
