@@ -9,7 +9,7 @@ UNCONSTRAINED := --set name=quickstart-unconstrained --set demo.twin=null \
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: help demo test test-all coverage docs lint format bench bench-methods bench-dp bench-pii bench-clean bench-cleaners bench-cleaning bench-prompts bench-encrypt bench-fairness bench-labels bench-audit bench-explain bench-sanity matrix matrix-dp pairs results results-methods results-prompts clean
+.PHONY: help demo test test-all coverage docs lint format bench bench-methods bench-dp bench-pii bench-clean bench-cleaners bench-cleaning bench-prompts bench-encrypt bench-fairness bench-labels bench-audit bench-explain bench-sanity matrix matrix-dp pairs results results-methods results-prompts results-fairness clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -110,6 +110,9 @@ results-methods: $(READY)  ## six tuning methods on two real tasks; needs UPRIGH
 
 results-prompts: $(READY)  ## what a very small language model can do untrained; needs UPRIGHT_DATA and UPRIGHT_MODELS
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/few_shot.py
+
+results-fairness: $(READY)  ## each fairness step and fairlearn's on three real tasks, five seeds; needs UPRIGHT_DATA; an hour
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/fair_runs.py
 
 clean:  ## remove what the other targets made
 	rm -rf .venv runs $(QUICKSTART)/data

@@ -6,11 +6,12 @@ group loss: Agarwal et al., 2019, arXiv:1905.12843.
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from upright import Batch, Capability, Output, Predictions, Run, Section, Step, hook
+from upright import Batch, Capability, Metric, Output, Predictions, Run, Section, Step, hook
 from upright_fairness import groups
 from upright_fairness.groups import Groups, GroupSpec
 from upright_fairness.positive import check_class
@@ -120,17 +121,29 @@ class GroupConstraint(Step):
                     follow_bound(*given, self.bound if self.constraint == "bounded_group_loss" else 1 - self.bound)
 
     @hook
+    def measure(self, predictions: Predictions, run: Run) -> dict[str, float]:
+        from upright_fairness import iterate
+
+        return iterate.measured(self, predictions, run, self._classes(predictions.labels), self.constraint)
+
+    @hook(wrapper=True)
+    def select(self, metrics: dict[str, Metric], run: Run) -> Generator[None, float, float]:
+        from upright_fairness import iterate
+
+        return (yield from iterate.judged(self, metrics, run))
+
+    @hook
     def calibrate(self, predictions: Predictions, run: Run) -> None:
         if self.moves_decisions and len(run.labels) == 2:
             from upright_fairness import threshold
 
-            threshold.calibrate(self, predictions, run, self._classes(run)[0], self.constraint)
+            threshold.calibrate(self, predictions, run, self._classes(run.labels)[0], self.constraint)
 
     @hook
     def decide(self, scores: Any, run: Run) -> Any:
         from upright_fairness import threshold
 
-        return threshold.decide(self, scores, run, self._classes(run)[0])
+        return threshold.decide(self, scores, run, self._classes(run.labels)[0])
 
     @hook
     def report(self, run: Run) -> Section:
@@ -154,20 +167,22 @@ class GroupConstraint(Step):
 
     # --- cells ------------------------------------------------------------------------------------------------------
 
-    def _classes(self, run: Run) -> list[int]:
+    def _classes(self, labels: list[str]) -> list[int]:
         """The classes whose rates are meant."""
         if self.positive is not None:
-            return [run.labels.index(self.positive)]
-        return [1] if len(run.labels) == 2 or self.bound is not None else list(range(len(run.labels)))
+            return [labels.index(self.positive)]
+        return [1] if len(labels) == 2 or self.bound is not None else list(range(len(labels)))
 
     def _parts(self, run: Run) -> list[tuple[GroupSpec, int, str]]:
         """(groups, class, rows): each is a set of cells, one a group, that are compared with one another."""
         conditions = CONDITIONS[self.constraint]
-        return [(spec, number, rows) for spec in self.groups for number in self._classes(run) for rows in conditions]
+        return [
+            (spec, number, rows) for spec in self.groups for number in self._classes(run.labels) for rows in conditions
+        ]
 
     def _scale(self, run: Run) -> float:
         """A row is in at most one cell of each spec and class, with 1 as a row and at most 1 as a hit."""
-        return float((2 * len(self.groups) * len(self._classes(run))) ** -0.5)
+        return float((2 * len(self.groups) * len(self._classes(run.labels))) ** -0.5)
 
     def _kept(self, run: Run, name: str) -> Any:
         import torch

@@ -7,11 +7,12 @@ updates: a squared penalty on a batch's noisy gaps would be biased by their vari
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any
 
 from pydantic import Field
 
-from upright import Batch, Capability, Output, Predictions, Run, Section, Step, hook
+from upright import Batch, Capability, Metric, Output, Predictions, Run, Section, Step, hook
 from upright_fairness import groups
 from upright_fairness.groups import Groups
 from upright_fairness.positive import check_class, class_number
@@ -85,6 +86,19 @@ class EqualizedOdds(Step):
             multipliers, coefficients = self._kept(run, "multipliers"), self._kept(run, "coefficients")
             for part in self._parts(run):
                 follow_common(rows[part], hits[part], multipliers[part], coefficients[part], self)
+
+    @hook
+    def measure(self, predictions: Predictions, run: Run) -> dict[str, float]:
+        from upright_fairness import iterate
+
+        positive = predictions.labels.index(self.positive) if self.positive is not None else 1
+        return iterate.measured(self, predictions, run, [positive], "equalized_odds")
+
+    @hook(wrapper=True)
+    def select(self, metrics: dict[str, Metric], run: Run) -> Generator[None, float, float]:
+        from upright_fairness import iterate
+
+        return (yield from iterate.judged(self, metrics, run))
 
     @hook
     def calibrate(self, predictions: Predictions, run: Run) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Objective = Literal["accuracy", "balanced_accuracy"]
 CANDIDATES = 101
+RESAMPLES = 100
 
 
 def check_alone(step: Step, run: Run) -> None:
@@ -47,7 +48,8 @@ def calibrate(
     """Choose the threshold for class ``number`` of two on validation, for the groups and ``max_gap`` of ``step``; keep it."""
     scores, truth, columns = known_rows(step, predictions, number)
     codes = [column for column, _ in columns]
-    run.keep(step, "threshold", dict)["threshold"] = choose(scores, truth, codes, step.max_gap, kind, objective)
+    given = codes, step.max_gap, kind, objective
+    run.keep(step, "threshold", dict)["threshold"] = bagged(scores, truth, *given, seed=run.seed)
 
 
 def known_rows(
@@ -83,6 +85,26 @@ def told(step: Step, run: Run) -> str:
     return f"One threshold for all groups, chosen on validation: {threshold:.3f}."
 
 
+def bagged(
+    scores: np.ndarray,
+    truth: np.ndarray,
+    columns: list[np.ndarray],
+    max_gap: float,
+    kind: str = "equalized_odds",
+    objective: Objective = "accuracy",
+    *,
+    seed: int,
+) -> float:
+    """The mean of what `choose` finds on resampled rows (bagging: Breiman, 1996, doi:10.1007/BF00058655).
+
+    A small group's rate takes few values, so the best threshold of the rows themselves jumps with single ones of them.
+    """
+    chance = np.random.default_rng(seed)
+    drawn = (chance.integers(0, len(scores), len(scores)) for _ in range(RESAMPLES if len(scores) else 0))
+    found = [choose(scores[n], truth[n], [column[n] for column in columns], max_gap, kind, objective) for n in drawn]
+    return float(np.mean(found)) if found else 0.5
+
+
 def choose(
     scores: np.ndarray,
     truth: np.ndarray,
@@ -96,21 +118,41 @@ def choose(
     ``scores`` float[n] of the positive class, ``truth`` bool[n], ``columns`` the groups int[n] (-1: missing) of each spec.
     A bound instead of the subtraction would be met best by refusing everybody.
     """
-    best, chosen = -np.inf, 0.5
+    thresholds = np.unique(np.append(np.quantile(scores, np.linspace(0, 1, CANDIDATES)), 0.5))
+    reached = np.searchsorted(thresholds, scores, side="right")  # row n is positive at the first reached[n] thresholds
     shares = row_shares(truth, objective)
-    for threshold in np.unique(np.append(np.quantile(scores, np.linspace(0, 1, CANDIDATES)), 0.5)):
-        found = value(scores >= threshold, truth, columns, max_gap, kind, shares)
-        if found > best:
-            best, chosen = found, float(threshold)
-    return chosen
+    right = _counts(reached, truth, np.zeros(len(truth), dtype=np.int64), len(thresholds), shares)[:, 0]
+    gaps = [gap(_counts(reached, truth, column, len(thresholds)), kind) for column in columns]
+    excess = np.clip(np.max(gaps, axis=0) - max_gap, 0, None) if gaps else 0.0
+    return float(thresholds[(right[:, 0, 0] + right[:, 1, 1] - excess).argmax()])
+
+
+def _counts(
+    reached: np.ndarray, truth: np.ndarray, group: np.ndarray, thresholds: int, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """`rates.cells` at each threshold, ``[T, G, 2, 2]``; rows may have weights."""
+    count, known = int(group.max(initial=-1)) + 1, group >= 0
+    place = (reached * count + group) * 2 + truth
+    held = np.bincount(
+        place[known],
+        minlength=2 * count * (thresholds + 1),
+        weights=None if weights is None else weights[known],
+    ).reshape(thresholds + 1, count, 2)
+    positive = held[::-1].cumsum(0)[::-1][1:]
+    return np.stack([held.sum(0) - positive, positive], axis=3)
 
 
 def value(
     decision: np.ndarray, truth: np.ndarray, columns: list[np.ndarray], max_gap: float, kind: str, shares: np.ndarray
 ) -> float:
     """The objective of decisions less what the largest gap is over ``max_gap``."""
-    gaps = [gap(rates.cells(truth, decision, column, int(column.max(initial=-1)) + 1), kind) for column in columns]
-    return float(shares[decision == truth].sum()) - max(max(gaps, default=0.0) - max_gap, 0.0)
+    return float(shares[decision == truth].sum()) - max(largest(decision, truth, columns, kind) - max_gap, 0.0)
+
+
+def largest(decision: np.ndarray, truth: np.ndarray, columns: list[np.ndarray], kind: str) -> float:
+    """The largest gap of decisions over all ways of telling groups apart."""
+    tables = [rates.cells(truth, decision, column, int(column.max(initial=-1)) + 1) for column in columns]
+    return max((float(gap(table, kind)) for table in tables), default=0.0)
 
 
 def row_shares(truth: np.ndarray, objective: Objective) -> np.ndarray:
@@ -121,11 +163,14 @@ def row_shares(truth: np.ndarray, objective: Objective) -> np.ndarray:
     return np.where(truth, 0.5 / max(positives, 1), 0.5 / max(len(truth) - positives, 1))
 
 
-def gap(counts: np.ndarray, kind: str) -> float:
-    """The largest difference between two groups' rates of ``kind``; a group without rows for a rate has none there."""
-    found = [known for rate in rates.GAPS[kind] if len(known := _known(rates.value(counts, rate))) > 1]
-    return max((float(np.ptp(known)) for known in found), default=0.0)
+def gap(counts: np.ndarray, kind: str) -> np.ndarray:
+    """The largest difference of two groups' rates of ``kind``, ``[...]`` of ``[..., G, 2, 2]``.
 
-
-def _known(values: np.ndarray) -> np.ndarray:
-    return values[np.isfinite(values)]
+    A group without rows for a rate has none there.
+    """
+    if not counts.shape[-3]:
+        return np.zeros(counts.shape[:-3])
+    known = [rates.value(counts, rate) for rate in rates.GAPS[kind]]
+    spreads = [np.fmax.reduce(one, -1) - np.fmin.reduce(one, -1) for one in known]
+    found: np.ndarray = np.nan_to_num(np.fmax.reduce(spreads))
+    return found
