@@ -34,11 +34,10 @@ def browser() -> str:
     return found
 
 
-def opened(page: Path, scratch: Path, scripts: bool = True) -> Opened:
-    """The page, opened from its file; without ``scripts`` as if JavaScript were switched off."""
+def opened(page: Path, scratch: Path) -> Opened:
+    """The page, opened from its file."""
     log = scratch / "net.json"
-    blocked = () if scripts else ("--blink-settings=scriptEnabled=false",)
-    done = _run(scratch, *blocked, f"--log-net-log={log}", "--dump-dom", page.resolve().as_uri())
+    done = _run(scratch, f"--log-net-log={log}", "--dump-dom", page.resolve().as_uri())
     return Opened(done.stdout, _requests(log), [line for line in done.stderr.splitlines() if ":CONSOLE" in line])
 
 

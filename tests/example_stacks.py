@@ -16,8 +16,8 @@ PATHS = sorted((ROOT / "examples").glob("*/stack*.yaml"))
 SIZES = {"train": 60, "validation": 40, "test": 80}
 PLANTED = ("a.quartz@klinik.example", "+49 170 5550199", "患者：王小明")
 """Personal data in the rows: an address, a number, a name beside its label. None is anybody's."""
-SECRETS = ("a.quartz@klinik.example", "5550199", "王小明")
-"""What of it must be in no page."""
+SECRETS = ("quartz", "5550199", "王小明")
+"""What of it must be in no page, however it is cut into tokens."""
 
 
 def tiny_example(path: Path, folder: Path, encoder: Path, writer: Path, **changes: Any) -> Stack:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from upright.objects import Batch
     from upright.run import Run
 
-ROWS = 256
-"""Rows of the split that are asked about."""
+ROWS = 16
+"""Rows of each group that are asked about."""
 
 
 def blindness(run: Run, split: str) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def blindness(run: Run, split: str) -> dict[str, Any]:
     """
     if not run.config.data.sensitive:
         return {}
-    rows = range(min(ROWS, len(run.data[split])))
+    rows = _rows(run, split)
     reads: set[str] = set()
     with torch.no_grad():
         for batch in batches(run, rows, split):
@@ -35,11 +35,20 @@ def blindness(run: Run, split: str) -> dict[str, Any]:
     return {"split": split, "rows": len(rows), "reads": sorted(reads)}
 
 
+def _rows(run: Run, split: str) -> list[int]:
+    """The first rows of each value of each sensitive column, so that no group is left out."""
+    chosen: set[int] = set()
+    for column in run.config.data.sensitive:
+        places: dict[str | None, list[int]] = {}
+        for row, value in enumerate(run.data[split][column][:]):
+            places.setdefault(value, []).append(row)
+        chosen.update(row for held in places.values() for row in held[:ROWS])
+    return sorted(chosen)
+
+
 def _readers(run: Run, batch: Batch) -> set[str]:
     """The steps that read a group of the batch's rows."""
-    groups = {column: torch.full_like(codes, -1) for column, codes in batch.groups.items()}
-    hidden = dataclasses.replace(batch, groups=groups)
-    found = set()
+    hidden, found = _hidden(batch), set()
     logits = run.forward(batch).logits
     with _withheld(run, batch.split):
         blind = run.forward(hidden).logits
@@ -60,6 +69,11 @@ def _readers(run: Run, batch: Batch) -> set[str]:
             found.add(str(run.stack.placed(answer.step)))
         scores = seen
     return found
+
+
+def _hidden(batch: Batch) -> Batch:
+    """The batch with every group missing."""
+    return dataclasses.replace(batch, groups={name: torch.full_like(codes, -1) for name, codes in batch.groups.items()})
 
 
 @contextmanager
