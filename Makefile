@@ -10,6 +10,7 @@ UNCONSTRAINED := --set name=quickstart-unconstrained --set demo.twin=null \
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .PHONY: help demo test test-all coverage docs lint format bench bench-methods bench-dp bench-pii bench-clean bench-cleaners bench-cleaning bench-prompts bench-encrypt bench-fairness bench-labels bench-audit bench-explain bench-sanity matrix matrix-dp pairs results results-methods results-prompts results-fairness clean
+.PHONY: help demo test test-all coverage lint format bench bench-clean bench-cleaning bench-encrypt bench-fairness bench-methods bench-prompts matrix matrix-dp results results-methods results-prompts bench-dp bench-pii bench-audit clean bench-labels bench-cleaners bench-responsible
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -92,6 +93,8 @@ bench-explain: $(READY)  ## integrated gradients beside their floor and captum o
 
 bench-sanity: $(READY)  ## do explainers depend on the model, and do the tokens that they name matter; needs UPRIGHT_DATA
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/sanity.py
+bench-responsible: $(READY)  ## a whole responsible run beside the bare training, CPU time by stage; needs UPRIGHT_DATA; half an hour
+	HF_HUB_OFFLINE=1 $(BIN)/python -W ignore tests/benchmarks/responsible.py
 
 matrix: $(READY)  ## every tuning method on every architecture and task; writes docs/methods.md
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/matrix.py --write

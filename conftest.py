@@ -139,6 +139,11 @@ def finished(tiny_mean: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         json.dumps(
             {
                 "name": "whole",
+                "about": {
+                    "purpose": "Notes of the unwell are read first.",
+                    "decision": "A nurse decides who is seen; about patients.",
+                    "criterion": "Equalized odds, because both errors cost the patient.",
+                },
                 "data": {**data, "sensitive": ["sex"]},
                 "clean": ["exact-dup", "unicode", "length"],
                 "model": {"base": str(tiny_mean)},

@@ -56,6 +56,10 @@ def resolved(stack: Stack) -> dict[str, Any]:
         if isinstance(test, dict)
         else _absolute(test, stack.root)
     )
+    settings["about"]["compare_with"] = [
+        str((stack.root / name).resolve()) if (stack.root / name).is_dir() else name
+        for name in stack.settings.about.compare_with
+    ]
     base = stack.root / Path(settings["model"]["base"]).expanduser()
     if base.is_dir():
         settings["model"]["base"] = str(base)

@@ -74,11 +74,34 @@ class TrainSettings(_Settings):
     )
 
 
+class AboutSettings(_Settings):
+    """What only people know of a run; the report and the model card repeat it, and say what is left out."""
+
+    purpose: str | None = Field(None, description="What the system is for, and who gains what from it.")
+    decision: str | None = Field(None, description="The decision that it informs, who takes it, and about whom.")
+    intended_use: str | None = Field(None, description="Where, by whom and on what input it is meant to be used.")
+    out_of_scope: str | None = Field(None, description="What it is not meant for, and its known limits.")
+    oversight: str | None = Field(None, description="Who can overrule it, and how.")
+    groups: str | None = Field(
+        None, description="Where the sensitive columns come from, and whom they leave out or get wrong."
+    )
+    criterion: str | None = Field(
+        None, description="Which fairness criterion was chosen, which others were weighed, and why."
+    )
+    contact: str | None = Field(None, description="Who answers for it and can be asked.")
+    compare_with: list[str] = Field(
+        default_factory=list,
+        description="Runs to show this one beside on the same test rows, such as its twin without a constraint: a name "
+        "under output (its latest run) or a run folder.",
+    )
+
+
 class Settings(_Settings):
     """Core's part of a stack file; every other top-level key is a section of steps."""
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Names the run's folder.")
     seed: int = Field(0, ge=0, description="Every random choice of a non-private run follows from it.")
+    about: AboutSettings = Field(default_factory=AboutSettings, description="What only people know of the run.")
     data: DataSettings = Field(default_factory=DataSettings, description="Where the rows come from.")
     model: ModelSettings = Field(default_factory=ModelSettings, description="The model that is adapted.")
     train: TrainSettings = Field(default_factory=TrainSettings, description="The loop.")

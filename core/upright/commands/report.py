@@ -54,8 +54,10 @@ def summary(found: View) -> None:
     from upright.report.page import interval, number
 
     for split in found.splits:
-        for name, metric in found.headlines(split).items():
-            typer.echo(f"{split} {name}: {number(metric.value)}  ({interval(metric)}, {number(metric.n)} rows)")
+        for key, metric in found.headlines(split).items():
+            typer.echo(
+                f"{key.replace('/', ' ')}: {number(metric.value)}  ({interval(metric)}, {number(metric.n)} rows)"
+            )
     for key in found.promises:
         typer.echo(f"{key}: {number(found.metrics[key].value)}")
     for verdict in found.verdicts:

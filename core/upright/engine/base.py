@@ -16,6 +16,7 @@ from upright.engine.heads import MeanPooling
 from upright.engine.source import Source, hub_json, resolve
 from upright.errors import ConfigError
 from upright.evidence.files import sha256
+from upright.evidence.lock import read_lock
 
 ADAPTER = "adapter"
 """The folder of an adapter in an exported model that transformers cannot attach by itself."""
@@ -100,13 +101,17 @@ def autocast(run: Run) -> AbstractContextManager[Any]:
 
 
 def base_facts(run: Run) -> dict[str, Any]:
-    """What lock.json says of the base: its name, revision and the SHA-256 of its weights."""
+    """What lock.json says of the base: its name, revision, the SHA-256 of its weights, and the run that made it."""
     source = resolve(run)
     if source.folder is None:
         config: Any = unwrapped(run.model).config
         return {"base": source.name, "revision": source.revision, "commit": getattr(config, "_commit_hash", None)}
     weights = sorted(source.folder.glob("*.safetensors"))
-    return {"base": Path(source.name).name, "weights": {path.name: sha256(path) for path in weights}}
+    facts = {"base": Path(source.name).name, "weights": {path.name: sha256(path) for path in weights}}
+    parent = run.stack.root / Path(source.name).expanduser()
+    if (parent / "manifest.json").is_file():
+        facts["run"] = {"run": read_lock(parent)["run"], "manifest_sha256": sha256(parent / "manifest.json")}
+    return facts
 
 
 def _own_labels(run: Run, source: Source, where: str) -> list[str]:

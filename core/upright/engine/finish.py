@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from upright.engine import shards
+from upright.engine.blindness import blindness
 from upright.engine.evaluate import predict
 from upright.engine.export import export_model
 from upright.engine.target import CoreTarget
 from upright.engine.telling import stage, write_json
+from upright.evidence.beside import beside_evidence
 from upright.evidence.files import write_atomic
 from upright.evidence.gates import write_gates
+from upright.evidence.groups import group_evidence
 from upright.evidence.manifest import write_manifest
 from upright.evidence.metrics import measure, write_metrics
 from upright.evidence.predictions import write_predictions
+from upright.evidence.rows import row_evidence
 from upright.evidence.sealing import new_file, seal_steps
 from upright.evidence.status import read_status, write_status
 from upright.objects import Attribution, Predictions, Section, Svg, Table, Text
@@ -35,6 +39,7 @@ def finish(run: Run) -> None:
     A step that fails in ``explain`` or ``report`` leaves evidence that says *failed*, and exit code 1.
     """
     evidence: dict[str, dict[str, Any]] = {}
+    tables: dict[str, Predictions] = {}
     if not run.stack.cleans_only:
         tables = _measure(run)
         _explain(run, tables)
@@ -44,6 +49,8 @@ def finish(run: Run) -> None:
         run.calls.save(run.step_folder, run)
     run.metrics |= run.calls.account(run.step_folder, run)
     write_metrics(run.folder, run.metrics)
+    if tables:
+        _audited(run, tables)
     run.verdicts = run.calls.judge(run.metrics, run)
     gate = write_gates(run.folder, run.verdicts)
     stage(run, "report")
@@ -84,8 +91,22 @@ def _measure(run: Run) -> dict[str, Predictions]:
     return tables
 
 
+def _audited(run: Run, tables: dict[str, Predictions]) -> None:
+    """What an auditor asks of any run: rows, groups, and the runs beside it."""
+    evidence = run.folder / "evidence"
+    write_json(evidence / "rows.json", row_evidence(run))
+    write_json(evidence / "groups.json", group_evidence(run, tables, blindness(run, _looked_at(run)[0])))
+    if run.config.about.compare_with:
+        write_json(evidence / "beside.json", beside_evidence(run, tables))
+
+
+def _looked_at(run: Run) -> list[str]:
+    """The test splits; without any, validation."""
+    return [split for split in run.data if split not in FITTED] or [s for s in run.data if s == "validation"]
+
+
 def _explain(run: Run, tables: dict[str, Predictions]) -> None:
-    splits = [split for split in run.data if split not in FITTED] or [s for s in run.data if s == "validation"]
+    splits = _looked_at(run)
     if not splits or not run.calls.answers("explain"):
         return
     stage(run, "explain")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from upright.errors import ConfigError, IntegrityError, NoKeyError, PluginError
 from upright.evidence.gates import read_gates
+from upright.evidence.groups import base_rates, read_groups
 from upright.evidence.ledger import count, read_counts, read_ledger
 from upright.evidence.lock import read_lock
 from upright.evidence.manifest import check_manifest
@@ -91,8 +92,12 @@ def _derived(found: Verified, run: Run | None) -> dict[str, Metric]:
         raise NoKeyError(f"{folder}: is sealed by {sealing}, and not every plugin of the run is here")
     seed = run.seed if run else _seed(folder)
     _decisions(found, run)
+    rates = read_groups(folder).get("base_rates", {})
     for split in predicted_splits(folder):
         predictions = read_predictions(folder, split, run)
+        if rates and rates.get(split) != base_rates(predictions):
+            path = folder / "evidence" / "groups.json"
+            found.problems.append(f"{path}: does not count the groups that the predictions of {split} hold")
         derived |= {f"{split}/{key}": metric for key, metric in measure(predictions, seed).items()}
         if run:
             run.labels = predictions.labels

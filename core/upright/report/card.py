@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jinja2
 
-from upright.report.page import HERE, interval, number, state_of
+from upright.report.page import ASKED, HERE, interval, number, state_of
 from upright.report.view import view
 
 
@@ -19,6 +19,6 @@ def card(folder: Path) -> str:
     environment.filters |= {"number": number, "interval": interval}
     run = view(folder)
     text = environment.get_template("card.md.j2").render(
-        run=run, task=run.settings.get("model", {}).get("task"), state=state_of(run)[0]
+        run=run, asked=ASKED, task=run.settings.get("model", {}).get("task"), state=state_of(run)[0]
     )
     return re.sub(r"\n{3,}", "\n\n", text)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any
 from xml.etree import ElementTree
 
 from upright.objects import Metric
 
-WIDTH, LEFT, ROW = 640, 190, 28
+WIDTH, LEFT, ROW = 400, 90, 28
+"""Narrow enough that a phone shows the words at a size that can be read."""
 SVG = "{http://www.w3.org/2000/svg}"
 ALLOWED = frozenset(
     "svg g path line polyline polygon rect circle ellipse text tspan title desc defs linearGradient stop clipPath".split()
 )
 
 
-def intervals(figures: dict[str, Metric]) -> str:
-    """Figures between 0 and 1 as points with their 95 % intervals; empty where there is none."""
-    shown = {name: m for name, m in figures.items() if m.low is not None and m.high is not None and 0 <= m.value <= 1}
+def intervals(split: str, figures: dict[str, Metric]) -> str:
+    """A split's figures between 0 and 1 as points with their 95 % intervals; empty where there is none."""
+    bounded = {key: m for key, m in figures.items() if m.low is not None and m.high is not None and 0 <= m.value <= 1}
+    shown = {key.removeprefix(f"{split}/"): metric for key, metric in bounded.items()}
     if not shown:
         return ""
     height = ROW * len(shown) + 30
@@ -45,31 +48,85 @@ def curve(points: Sequence[dict[str, Any]], key: str, title: str) -> str:
     if len(found) > 400:
         found = [*found[:: len(found) // 400 + 1], found[-1]]
     height, top, bottom = 190, 14, 30
-    low, high = min(v for _, v in found), max(v for _, v in found)
+    marks = ticks(min(v for _, v in found), max(v for _, v in found))
+    low, high = marks[0], marks[-1]
     first, last = found[0][0], found[-1][0]
-    wide, tall = (last - first) or 1.0, (high - low) or 1.0
-    left, span = 70, WIDTH - 90
+    left, span = 50, WIDTH - 64
 
-    def place(update: float, value: float) -> str:
-        x = left + span * (update - first) / wide
-        return f"{x:.1f},{top + (height - top - bottom) * (1 - (value - low) / tall):.1f}"
+    def x(update: float) -> float:
+        return left + span * (update - first) / ((last - first) or 1.0)
 
-    parts = [_open(height, title)]
-    for share in (0.0, 0.5, 1.0):
-        y = top + (height - top - bottom) * (1 - share)
-        parts.append(f'<line x1="{left}" y1="{y:.1f}" x2="{left + span}" y2="{y:.1f}" class="grid"/>')
-        parts.append(
-            f'<text x="{left - 8}" y="{y + 4:.1f}" class="tick" text-anchor="end">{low + share * tall:.4g}</text>'
-        )
+    def y(value: float) -> float:
+        return top + (height - top - bottom) * (1 - (value - low) / (high - low))
+
+    parts = [_open(height, title), *_levels({mark: y(mark) for mark in marks}, left, span)]
     for update, anchor in ((first, "start"), (last, "end")):
-        x = left if anchor == "start" else left + span
-        parts.append(f'<text x="{x}" y="{height - 8}" class="tick" text-anchor="{anchor}">update {update:g}</text>')
-    parts.append(f'<polyline class="curve" points="{" ".join(place(*point) for point in found)}"/>')
+        at = left if anchor == "start" else left + span
+        parts.append(f'<text x="{at}" y="{height - 8}" class="tick" text-anchor="{anchor}">update {update:g}</text>')
+    places = [(f"{x(update):.1f}", f"{y(value):.1f}") for update, value in found]
+    parts.append(f'<polyline class="curve" points="{" ".join(",".join(place) for place in places)}"/>')
     if len(found) < 40:
-        for point in found:
-            cx, cy = place(*point).split(",")
-            parts.append(f'<circle class="dot" cx="{cx}" cy="{cy}" r="3"/>')
+        parts += [f'<circle class="dot" cx="{cx}" cy="{cy}" r="3"/>' for cx, cy in places]
     return "".join([*parts, "</svg>"])
+
+
+def tradeoff(gap: str, main: str, points: Sequence[tuple[str, Metric, Metric]]) -> str:
+    """Runs by their gap and their main figure, with both intervals; empty where there are fewer than two."""
+    if len(points) < 2:
+        return ""
+    height, top, left, span = 280, 14, 50, WIDTH - 64
+    tall = height - top - 28
+    across = [bound for _, metric, _ in points for bound in _bounds(metric)]
+    up = [bound for _, _, metric in points for bound in _bounds(metric)]
+    marks_x, marks_y = ticks(min(across), max(across)), ticks(min(up), max(up))
+
+    def x(value: float) -> float:
+        return left + span * (value - marks_x[0]) / (marks_x[-1] - marks_x[0])
+
+    def y(value: float) -> float:
+        return top + tall * (1 - (value - marks_y[0]) / (marks_y[-1] - marks_y[0]))
+
+    parts = [_open(height, f"{main} against {gap}"), *_levels({mark: y(mark) for mark in marks_y}, left, span)]
+    for mark in marks_x:
+        parts.append(f'<line x1="{x(mark):.1f}" y1="{top}" x2="{x(mark):.1f}" y2="{top + tall}" class="grid"/>')
+        parts.append(f'<text x="{x(mark):.1f}" y="{top + tall + 16}" class="tick" text-anchor="middle">{mark:g}</text>')
+    for number, (name, gap_of, main_of) in enumerate(points):
+        (near, far), (below, above) = _bounds(gap_of), _bounds(main_of)
+        cx, cy = x(gap_of.value), y(main_of.value)
+        kind = "mine" if number == len(points) - 1 else "other"
+        side = ("end", -10) if cx > left + span / 2 else ("start", 10)
+        parts.append(
+            f'<g class="{kind}"><line x1="{x(near):.1f}" y1="{cy:.1f}" x2="{x(far):.1f}" y2="{cy:.1f}" class="bar"/>'
+        )
+        parts.append(f'<line x1="{cx:.1f}" y1="{y(below):.1f}" x2="{cx:.1f}" y2="{y(above):.1f}" class="bar"/>')
+        parts.append(f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="5" class="dot"/>')
+        parts.append(
+            f'<text x="{cx + side[1]:.1f}" y="{cy - 8:.1f}" class="name" text-anchor="{side[0]}">{escape(name)}</text></g>'
+        )
+    return "".join([*parts, "</svg>"])
+
+
+def _levels(marks: dict[float, float], left: int, span: int) -> Iterator[str]:
+    """A line across and its number for each mark, by its height in the picture."""
+    for mark, y in marks.items():
+        yield f'<line x1="{left}" y1="{y:.1f}" x2="{left + span}" y2="{y:.1f}" class="grid"/>'
+        yield f'<text x="{left - 8}" y="{y + 4:.1f}" class="tick" text-anchor="end">{mark:g}</text>'
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Three to six round numbers, the first at most ``low`` and the last at least ``high``."""
+    span = (high - low) or abs(high) or 1.0
+    size = 10.0 ** math.floor(math.log10(span / 4))
+    step = next(factor * size for factor in (1, 2, 2.5, 5, 10) if span / (factor * size) <= 4)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(number * step, 12) for number in range(first, max(last, first + 1) + 1)]
+
+
+def _bounds(metric: Metric) -> tuple[float, float]:
+    return (
+        metric.value if metric.low is None else metric.low,
+        metric.value if metric.high is None else metric.high,
+    )
 
 
 def checked(svg: str) -> str | None:

@@ -9,12 +9,18 @@ from typing import Any
 
 import yaml
 
+from upright.evidence.beside import read_beside
 from upright.evidence.gates import read_gates
+from upright.evidence.groups import read_groups
 from upright.evidence.ledger import read_counts
 from upright.evidence.metrics import read_metrics
+from upright.evidence.rows import read_rows
 from upright.objects import Metric, Verdict
+from upright.stack import SECTIONS
 
-CORE_EVIDENCE = ("training", "attributions", "gates", "export", "cleaning", "undo")
+CORE_EVIDENCE = ("training", "attributions", "gates", "export", "cleaning", "undo", "rows", "groups", "beside")
+FEW = 4
+"""Labels at the most whose shares are told for each group."""
 HEADLINES = ("accuracy", "macro_f1", "span_f1", "perplexity", "loss")
 
 
@@ -35,6 +41,14 @@ class View:
     how_to_load: str
     ledger: list[dict[str, Any]]
     undo: dict[str, Any]
+    rows: dict[str, Any]
+    groups: dict[str, Any]
+    beside: list[dict[str, Any]]
+
+    @property
+    def tests(self) -> list[str]:
+        """Splits that no choice was made on."""
+        return [split for split in self.splits if split not in ("train", "validation")]
 
     @property
     def splits(self) -> list[str]:
@@ -44,8 +58,8 @@ class View:
         return sorted(named, key=lambda split: (split == "validation", split))
 
     def headlines(self, split: str) -> dict[str, Metric]:
-        """Core's main figures of a split, by name."""
-        return {name: self.metrics[key] for name in HEADLINES if (key := f"{split}/{name}") in self.metrics}
+        """Core's main figures of a split, by key."""
+        return {key: self.metrics[key] for name in HEADLINES if (key := f"{split}/{name}") in self.metrics}
 
     def details(self, split: str) -> dict[str, Metric]:
         """Core's other figures of a split: per class, per type."""
@@ -54,7 +68,7 @@ class View:
         for key, metric in self.metrics.items():
             head, _, name = key.partition("/")
             if head == split and name not in HEADLINES and name.split("/")[0] not in sections:
-                found[name] = metric
+                found[key] = metric
         return found
 
     def of_steps(self) -> dict[str, Metric]:
@@ -62,6 +76,63 @@ class View:
         sections = {step["section"] for step in self.lock["steps"]}
         keys = [key for key in self.metrics if len(key.split("/")) > 2 and key.split("/")[1] in sections]
         return {key: self.metrics[key] for key in sorted(keys, key=lambda key: (not key.startswith("run/"), key))}
+
+    @property
+    def apart(self) -> bool:
+        """Whether no row id is in two splits."""
+        return not any(pair["row_ids"] for pair in self.rows.get("common", []))
+
+    @property
+    def lock_rows(self) -> dict[str, int]:
+        """Rows of each split, for a run without a plan."""
+        return {split: facts["rows"] for split, facts in self.lock["data"].items()}
+
+    @property
+    def cleaned(self) -> list[str]:
+        """The splits that a cleaner decided on, in the order of the data."""
+        there = {entry["split"] for entry in self.ledger}
+        return [split for split in self.plan.get("rows") or self.lock_rows if split in there]
+
+    @property
+    def decisions(self) -> list[dict[str, Any]]:
+        """What each cleaner did for which reason, with the rows of each split."""
+        found: dict[tuple[str, ...], dict[str, Any]] = {}
+        for entry in self.ledger:
+            told = {name: entry[name] for name in ("cleaner", "action", "reason", "status")}
+            found.setdefault(tuple(told.values()), {**told, "rows": {}})["rows"][entry["split"]] = entry["rows"]
+        return list(found.values())
+
+    @property
+    def base_rates(self) -> dict[str, dict[str, Any]]:
+        """Way of grouping -> split -> group -> rows and labels."""
+        found: dict[str, dict[str, Any]] = {}
+        for split, ways in self.groups.get("base_rates", {}).items():
+            for way, rates in ways.items():
+                found.setdefault(way, {})[split] = rates
+        return found
+
+    @property
+    def tells_groups(self) -> bool:
+        """Whether there is anything to say of groups."""
+        said = {"groups", "criterion"} & self.about.keys()
+        return bool(self.base_rates or self.groups.get("criteria") or said)
+
+    def groups_of(self, way: str) -> list[str]:
+        """The groups that occur in any split."""
+        return sorted({group for rates in self.base_rates[way].values() for group in rates})
+
+    @property
+    def few_labels(self) -> list[str]:
+        """The labels whose shares are told: the second of two, all of a few, none of many."""
+        labels = self.plan.get("labels", [])
+        return [] if len(labels) > FEW else labels[1:] if len(labels) == 2 else labels
+
+    def shared_with(self, other: dict[str, Any]) -> dict[str, tuple[Metric, Metric]]:
+        """The main test figures, the gaps and the epsilons that another run has too: before and after."""
+        mine = {key: metric for split in self.tests for key, metric in self.headlines(split).items()}
+        mine |= self.gaps | {key: self.metrics[key] for key in self.promises if key.endswith("/epsilon")}
+        theirs = other["figures"]
+        return {key: (Metric.from_json(theirs[key]), metric) for key, metric in mine.items() if key in theirs}
 
     @property
     def failed(self) -> list[str]:
@@ -73,6 +144,21 @@ class View:
             if entry["status"] == "failed"
         ]
         return list(dict.fromkeys(told))
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What people said of the run, by the names of ``about``; what was left out is not there."""
+        return {name: said for name, said in self.settings.get("about", {}).items() if isinstance(said, str)}
+
+    @property
+    def gaps(self) -> dict[str, Metric]:
+        """The test gaps of the criteria that the run's steps hold or measure, by key."""
+        names = {f"{held['criterion']}_difference" for held in self.groups.get("criteria", [])}
+        return {
+            key: metric
+            for key, metric in self.metrics.items()
+            if not key.startswith(("run/", "validation/")) and key.count("/") > 2 and key.split("/")[3] in names
+        }
 
     @property
     def promises(self) -> list[str]:
@@ -93,12 +179,24 @@ def view(folder: Path) -> View:
         training=evidence.get("training", {}),
         metrics=read_metrics(folder),
         verdicts=read_gates(folder),
-        sections={name: content["steps"] for name, content in evidence.items() if name not in CORE_EVIDENCE},
+        sections={
+            name: content["steps"]
+            for name, content in sorted(evidence.items(), key=lambda item: _order(item[0]))
+            if name not in CORE_EVIDENCE
+        },
         attributions=evidence.get("attributions", {}).get("steps", {}),
         how_to_load=evidence.get("export", {}).get("how_to_load", ""),
         ledger=read_counts(folder),
         undo=evidence.get("undo", {}),
+        rows=read_rows(folder),
+        groups=read_groups(folder),
+        beside=read_beside(folder),
     )
+
+
+def _order(section: str) -> tuple[int, str]:
+    """Core's sections in the order of a stack, others behind them."""
+    return (SECTIONS.index(section) if section in SECTIONS else len(SECTIONS), section)
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -1,0 +1,100 @@
+"""Which steps read a group when a decision is made: each is asked twice, with the groups and without."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from upright.engine.batches import batches
+
+if TYPE_CHECKING:
+    from upright.objects import Batch
+    from upright.run import Run
+
+ROWS = 16
+"""Rows of each group that are asked about."""
+
+
+def blindness(run: Run, split: str) -> dict[str, Any]:
+    """``reads``: the steps whose ``forward`` or ``decide`` answers otherwise once every group is missing.
+
+    Prompts cannot read one: records have no sensitive columns.
+    """
+    if not run.config.data.sensitive:
+        return {}
+    rows = _rows(run, split)
+    reads: set[str] = set()
+    with torch.no_grad():
+        for batch in batches(run, rows, split):
+            reads |= _readers(run, batch)
+    return {"split": split, "rows": len(rows), "reads": sorted(reads)}
+
+
+def _rows(run: Run, split: str) -> list[int]:
+    """The first rows of each value of each sensitive column, so that no group is left out."""
+    chosen: set[int] = set()
+    for column in run.config.data.sensitive:
+        places: dict[str | None, list[int]] = {}
+        for row, value in enumerate(run.data[split][column][:]):
+            places.setdefault(value, []).append(row)
+        chosen.update(row for held in places.values() for row in held[:ROWS])
+    return sorted(chosen)
+
+
+def _readers(run: Run, batch: Batch) -> set[str]:
+    """The steps that read a group of the batch's rows."""
+    hidden, found = _hidden(batch), set()
+    logits = run.forward(batch).logits
+    with _withheld(run, batch.split):
+        blind = run.forward(hidden).logits
+    if not _same(logits, blind):
+        found.add(_name(run, "forward"))
+    if run.config.model.task != "text-classification":
+        return found
+    scores = torch.softmax(logits.double(), dim=-1)
+    if run.calls.wraps("decide"):
+        seen = run.calls.decide(scores.clone(), batch, run)
+        with _withheld(run, batch.split):
+            found |= set() if _same(seen, run.calls.decide(scores.clone(), hidden, run)) else {"a wrapper of decide"}
+    for answer in run.calls.answers("decide"):
+        seen = answer({"scores": scores.clone(), "batch": batch, "run": run})
+        with _withheld(run, batch.split):
+            unseen = answer({"scores": scores.clone(), "batch": hidden, "run": run})
+        if not _same(seen, unseen):
+            found.add(str(run.stack.placed(answer.step)))
+        scores = seen
+    return found
+
+
+def _hidden(batch: Batch) -> Batch:
+    """The batch with every group missing."""
+    return dataclasses.replace(batch, groups={name: torch.full_like(codes, -1) for name, codes in batch.groups.items()})
+
+
+@contextmanager
+def _withheld(run: Run, split: str) -> Iterator[None]:
+    """``run.data[split]`` with nothing in its sensitive columns."""
+    rows = run.data[split]
+    blank = rows
+    for column in run.config.data.sensitive:
+        blank = blank.remove_columns(column).add_column(column, [None] * len(rows))
+    run.data[split] = blank
+    try:
+        yield
+    finally:
+        run.data[split] = rows
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Sums on an accelerator may end in another last bit."""
+    return torch.allclose(one.double(), other.double(), rtol=1e-5, atol=1e-7)
+
+
+def _name(run: Run, hook: str) -> str:
+    placed = run.stack.find(run.calls.answers(hook)[0].step)
+    return str(placed) if placed else f"a wrapper of {hook}"
