@@ -32,7 +32,9 @@ def render(folder: Path) -> str:
         loss_curve=pictures.curve(run.training.get("curve", []), "train_loss", "Training loss by update"),
         score_curve=pictures.curve(run.training.get("curve", []), "score", "Validation score by update"),
         checked=pictures.checked,
-        attributions=[_explained(key, entry) for key, entry in run.attributions.items()],
+        attributions=[
+            _explained(key, entry) for key, entry in run.attributions.items() if entry["rows"] or entry["error"]
+        ],
         dump=lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True).strip(),
         state=state_of(run),
     )

@@ -74,6 +74,10 @@ class View:
         ]
         return list(dict.fromkeys(told))
 
+    def doubts(self, step: str) -> list[Verdict]:
+        """What gates about this step's evidence say against it, or cannot say for it."""
+        return [verdict for verdict in self.verdicts if verdict.about == step and verdict.judgement != "met"]
+
     @property
     def promises(self) -> list[str]:
         """Epsilons and other run-wide figures that come from a ledger."""
