@@ -9,7 +9,7 @@ UNCONSTRAINED := --set name=quickstart-unconstrained --set demo.twin=null \
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: help demo test test-all coverage lint format bench bench-clean bench-cleaning bench-encrypt bench-fairness bench-methods bench-prompts matrix matrix-dp results results-methods results-prompts bench-dp bench-pii bench-audit clean bench-labels bench-cleaners
+.PHONY: help demo test test-all coverage lint format bench bench-clean bench-cleaning bench-encrypt bench-fairness bench-methods bench-prompts matrix matrix-dp results results-methods results-prompts results-explain bench-dp bench-pii bench-audit clean bench-labels bench-cleaners
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -98,6 +98,9 @@ results-methods: $(READY)  ## six tuning methods on two real tasks; needs UPRIGH
 
 results-prompts: $(READY)  ## what a very small language model can do untrained; needs UPRIGHT_DATA and UPRIGHT_MODELS
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/few_shot.py
+
+results-explain: $(READY)  ## each explainer against human rationales of hatexplain; needs UPRIGHT_DATA
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/plausibility.py
 
 clean:  ## remove what the other targets made
 	rm -rf .venv runs $(QUICKSTART)/data
