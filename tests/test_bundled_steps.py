@@ -19,6 +19,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dp-sgd": {"noise_multiplier": 0.5, "delta": 1e-3},
     "template": {"text": "note: {text}"},
     "integrated-gradients": {"samples": 6},
+    "faithfulness": {"samples": 4},
     "fourierft": {"n_frequency": 8},
     "chat": {"chat_template": "{% for m in messages %}{{ m['content'] }} {% endfor %}"},
     "verbalizer": {"label_words": {"sick": "fever", "well": "walk"}},
@@ -29,6 +30,7 @@ WORDS = {"use": "verbalizer", **SETTINGS["verbalizer"]}
 STACKS: dict[str, dict[str, Any]] = {
     "mixout": {"tune": "full"},
     "audit": {"privacy": {"use": "dp-sgd", **SETTINGS["dp-sgd"]}},
+    "faithfulness": {"explain": {"use": "integrated-gradients", **SETTINGS["integrated-gradients"]}},
     "calibrate": {"prompt": [MASKED, WORDS]},
     "verbalizer": {"prompt": MASKED},
     "label-similarity": {"model": {"base": "minilm"}},
