@@ -138,6 +138,23 @@ def test_a_long_text_shows_its_strongest_tokens_and_says_what_it_leaves_out(shou
     assert "500" not in shown
 
 
+def test_explained_texts_are_those_that_the_pii_step_masked(toy: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "test.jsonl"
+    texts = [f"fever write qvxjz{n}@example.org today" for n in range(6)]
+    path.write_text(
+        "".join(json.dumps({"text": text, "label": "sick", "sex": "fm"[n % 2]}) + "\n" for n, text in enumerate(texts))
+    )
+    toy["data"]["test"] = str(path)
+    run = execute(Stack.load({**toy, "privacy": "pii", "explain": {"use": "integrated-gradients", "samples": 6}}))
+    found = json.loads((run.folder / "evidence" / "attributions.json").read_text())["steps"]["integrated-gradients"]
+    told = ["".join(token.removeprefix("##") for token in row["tokens"]) for row in found["rows"]]
+    assert len(told) == 6
+    assert all("fever" in text and "qvxjz" not in text for text in told)
+    page = re.sub(r"<[^>]+>", "", (run.folder / "report.html").read_text())
+    assert "fever" in page
+    assert "qvxjz" not in page
+
+
 def test_the_page_opens_in_a_browser(finished: Path, tmp_path: Path) -> None:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
