@@ -9,7 +9,7 @@ UNCONSTRAINED := --set name=quickstart-unconstrained --set demo.twin=null \
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: help demo test test-all coverage lint format bench bench-clean bench-cleaning bench-encrypt bench-fairness bench-methods bench-prompts matrix matrix-dp results results-methods results-prompts results-explain bench-dp bench-pii bench-audit clean bench-labels bench-cleaners
+.PHONY: help demo test test-all coverage lint format bench bench-clean bench-cleaning bench-encrypt bench-fairness bench-methods bench-prompts matrix matrix-dp results results-methods results-prompts results-explain bench-dp bench-pii bench-audit bench-explain clean bench-labels bench-cleaners
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -83,6 +83,9 @@ bench-labels: $(READY)  ## planted label errors beside cleanlab's default, and w
 
 bench-audit: $(READY)  ## does the audit notice a broken mechanism and spare an honest one; 80 tiny runs, minutes
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/audit.py
+
+bench-explain: $(READY)  ## integrated gradients beside their floor and captum on a padded batch; minutes
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/explain.py
 
 matrix: $(READY)  ## every tuning method on every architecture and task; writes docs/methods.md
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/matrix.py --write

@@ -19,6 +19,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dp-sgd": {"noise_multiplier": 0.5, "delta": 1e-3},
     "template": {"text": "note: {text}"},
     "integrated-gradients": {"samples": 6},
+    "occlusion": {"samples": 6},
+    "shapley": {"samples": 6, "n_samples": 4},
+    "gradient-shap": {"samples": 6},
+    "input-x-gradient": {"samples": 6},
+    "attention": {"samples": 6},
     "faithfulness": {"samples": 4},
     "fourierft": {"n_frequency": 8},
     "chat": {"chat_template": "{% for m in messages %}{{ m['content'] }} {% endfor %}"},
@@ -37,6 +42,7 @@ STACKS: dict[str, dict[str, Any]] = {
 }
 """What a step must stand beside."""
 EXPECTED = {
+    "attention": {"explainer-depends-on-model": "it does not, which its docstring and its part of the report say"},
     "audit": {"frozen": "a cache of row numbers, keyed by the run's data"},
     "dp-sgd": {"frozen": "a cache of row numbers, keyed by the run's data"},
     "encrypt": {"frozen": "the opened key of a run's folder; no checkpoint may hold it"},

@@ -221,7 +221,11 @@ DECISION = ("row_id", "action", "reason", "score", "threshold", "evidence", "spa
 
 @dataclass(slots=True)
 class Attribution:
-    """How much each token of one row speaks for ``target`` (a class's name)."""
+    """How much each token of one row speaks for ``target`` (a class's name).
+
+    ``completeness_error`` is the relative one, None where parts need not add up to the whole; ``standard_errors`` are
+    those of scores that were sampled.
+    """
 
     row_id: str
     target: str
@@ -229,6 +233,7 @@ class Attribution:
     offsets: list[tuple[int, int]]
     scores: np.ndarray
     completeness_error: float | None = None
+    standard_errors: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +292,10 @@ if TYPE_CHECKING:
 
         def decisions(self, batch: Batch) -> Tensor:
             """The class that the run decided for each row, ``Long[R]``."""
+
+        def attentions(self, batch: Batch, target: Tensor) -> tuple[Tensor, Tensor]:
+            """Attention of each layer, mean over heads, ``[L, R, T, T]`` (a row sums to one), and ``Bool[R, T]``: the
+            positions of the last layer that the score of ``target`` is read from."""
 
         def plain(self) -> Any:
             """A context in which adapters are off, so that the untuned model answers."""

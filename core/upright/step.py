@@ -28,6 +28,7 @@ class Capability(StrEnum):
     OPEN_TRAINING = "figures about single training records may be published"
     CLASS_SCORES = "every prediction has one score per class"
     INPUT_GRADIENTS = "scores can be differentiated by the input embeddings"
+    TEXT_ATTENTION = "a text's tokens attend to nothing but each other"
 
 
 @dataclass(frozen=True)

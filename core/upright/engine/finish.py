@@ -123,6 +123,7 @@ def _attributed(run: Run, found: list[Attribution], predictions: Predictions) ->
             "offsets": [list(pair) for pair in one.offsets],
             "scores": [float(score) for score in one.scores],
             "completeness_error": one.completeness_error,
+            "standard_errors": None if one.standard_errors is None else [float(error) for error in one.standard_errors],
         }
         for one in found
     ]

@@ -9,11 +9,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from upright.engine.base import transformers_part
 from upright.engine.batches import IGNORED, batches, encode
+from upright.errors import UprightError
 from upright.objects import Batch
 
 if TYPE_CHECKING:
     from upright.run import Run
+
+FUSED = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+"""transformers' implementations of the attention that its eager one stands in for."""
 
 
 class CoreTarget:
@@ -107,6 +112,21 @@ class CoreTarget:
             chosen.append(pick)
         return torch.tensor(chosen, device=decided.device)
 
+    def attentions(self, batch: Batch, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Attention of each layer, mean over heads, ``[L, R, T, T]``, and ``Bool[R, T]``: the positions of the last layer
+        that the score of ``target`` is read from, which are those whose attention moves it."""
+        with self._watched() as seen, torch.enable_grad():
+            score = self.scores(self.embed(batch).requires_grad_(True), batch, target)
+        layers = (seen and seen[-1]) or ()
+        width = batch.inputs["input_ids"].shape[1]
+        if not layers or any(layer.shape[-2:] != (width, width) for layer in layers):
+            raise UprightError(
+                f"the model tells no attention from each of {width} tokens to each; use an explainer that reads scores"
+            )
+        (moved,) = torch.autograd.grad(score.sum(), layers[-1])
+        read = moved.abs().amax(dim=(1, 3)) > 0
+        return torch.stack([layer.detach().float().mean(1) for layer in layers]), read
+
     def plain(self) -> AbstractContextManager[Any]:
         """A context in which adapters are off."""
         disable = getattr(self.run.model, "disable_adapter", None)
@@ -126,10 +146,42 @@ class CoreTarget:
 
     @contextmanager
     def _injected(self, embeds: Tensor) -> Iterator[None]:
-        handle = self._embedding().register_forward_hook(lambda module, given, output: embeds)
+        looked_up = []
+
+        def instead(module: Any, given: Any, output: Tensor) -> Tensor:
+            looked_up.append(True)
+            return embeds
+
+        handle = self._embedding().register_forward_hook(instead)
         try:
             yield
         finally:
+            handle.remove()
+        if not looked_up:
+            raise UprightError(
+                "scores do not come from the model's input embeddings, so that no token can be explained; remove the "
+                "explainer, or the step that answers `forward`"
+            )
+
+    @contextmanager
+    def _watched(self) -> Iterator[list[Any]]:
+        """The attentions of each forward pass inside; computed without fused kernels, which keep none."""
+        part = transformers_part(self.run.model)
+        reader = part.get_encoder() if part.config.is_encoder_decoder else part
+        usual, seen = part.config._attn_implementation, []
+        if usual not in FUSED:
+            raise UprightError(
+                f"the model's attention ({usual}) is not one of transformers' own, whose weights can be read; use an "
+                "explainer that reads scores"
+            )
+        handle = reader.register_forward_hook(lambda module, given, output: seen.append(output.attentions))
+        part.set_attn_implementation("eager")
+        reader.config.output_attentions = True
+        try:
+            yield seen
+        finally:
+            reader.config.output_attentions = False
+            part.set_attn_implementation(usual)
             handle.remove()
 
     def _mask(self, batch: Batch, target: Tensor) -> Tensor:

@@ -181,7 +181,7 @@ def test_a_secret_word_that_decides_ranks_first(tiny_bert: Path, tmp_path: Path)
         "model": {"base": str(tiny_bert)},
         "tune": "full",
         "train": {"max_steps": 120, "batch_size": 16, "learning_rate": 5e-3, "head_learning_rate": 1e-2},
-        "explain": [{"use": name, "samples": 220} for name in HONEST],
+        "explain": [{"use": name, "samples": 220} for name in HONEST],  # settings as they are
         "output": str(tmp_path / "runs"),
     }
     run = execute(Stack.load(stack))
@@ -197,7 +197,7 @@ def test_a_secret_word_that_decides_ranks_first(tiny_bert: Path, tmp_path: Path)
         assert np.mean(first) >= 0.99, name
 
 
-HONEST = ("integrated-gradients",)
+HONEST = ("integrated-gradients", "occlusion", "shapley", "gradient-shap")
 
 # --- erased tokens, by a loop in float64 ------------------------------------------------------------------------------
 

@@ -8,19 +8,18 @@ from pydantic import Field
 
 from upright import Attribution, Capability, Section, Step, hook
 from upright.objects import Text
-from upright_explain.attribution import attribution, drawn
+from upright_explain.attribution import Parts, attributions, drawn
+from upright_explain.completeness import relative_errors, told, whole
 from upright_explain.strongest import strongest
 
 if TYPE_CHECKING:
-    import torch
     from datasets import Dataset
+    from torch import Tensor
 
     from upright import Batch, Run
     from upright.objects import Target
 
 MAX_STEPS = 320
-SMALL = 0.05
-"""Logits. A score that differs less from the baseline's has nothing to be divided among tokens."""
 
 
 class IntegratedGradients(Step):
@@ -41,67 +40,47 @@ class IntegratedGradients(Step):
 
     @hook
     def explain(self, target: Target, rows: Dataset, run: Run) -> list[Attribution]:
-        found: dict[int, Attribution] = {}
-        for batch in target.batches(drawn(rows, self.samples, self, run)):
-            found |= self._batch(target, batch, rows)
-        return [found[row] for row in sorted(found)]
+        wanted = drawn(rows, self.samples, self, run)
+        return attributions(target, rows, wanted, lambda batch, decided: self._divide(target, batch, decided))
 
-    def _batch(self, target: Target, batch: Batch, rows: Dataset) -> dict[int, Attribution]:
-        """Each row's attribution; rows whose error is still too large go on with twice the steps."""
+    def _divide(self, target: Target, batch: Batch, decided: Tensor) -> Parts:
+        """Rows whose error is still too large go on with twice the steps."""
         import torch
-
-        decided, tokens = target.decisions(batch), target.tokens(batch)
-        open_rows = list(range(len(batch)))
-        found: dict[int, Attribution] = {}
-        steps = self.n_steps
-        while open_rows:
-            index = torch.tensor(open_rows, device=batch.rows.device)
-            scores, errors = self._attribute(target, batch.take(index), decided[index], steps)
-            still = []
-            for place, number in enumerate(open_rows):
-                if errors[place] > self.max_error and 2 * steps <= MAX_STEPS:
-                    still.append(number)
-                    continue
-                row, given = int(batch.rows[number]), (decided[number], tokens[number], scores[place], errors[place])
-                found[row] = attribution(target, rows, row, *given)
-            open_rows, steps = still, 2 * steps
-        return found
-
-    def _attribute(
-        self, target: Target, batch: Batch, decided: torch.Tensor, steps: int
-    ) -> tuple[torch.Tensor, list[float]]:
-        """Scores ``[R, T]`` (float64, CPU) and relative completeness errors ``[R]``."""
-        import torch
-        from captum.attr import IntegratedGradients as Captum
-
-        def score(embeds: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-            return target.scores(embeds, batch.take(index), decided[index])
 
         embeds, blank = target.embed(batch), target.baseline(batch, self.baseline)
-        index = torch.arange(len(batch), device=embeds.device)
-        parts = Captum(score).attribute(
-            embeds,
-            baselines=blank,
-            additional_forward_args=(index,),
+        total = whole(target, batch, decided, embeds, blank)
+        scores = torch.zeros(embeds.shape[:2], dtype=torch.float64)
+        errors = torch.full_like(total, torch.inf)
+        steps, rest = self.n_steps, torch.arange(len(batch))
+        while len(rest) and steps <= MAX_STEPS:
+            scores[rest] = self._integrate(target, batch, decided, embeds, blank, rest.to(embeds.device), steps)
+            errors[rest] = relative_errors(scores[rest], total[rest])
+            steps, rest = 2 * steps, rest[errors[rest] > self.max_error]
+        return Parts(scores, errors)
+
+    def _integrate(
+        self, target: Target, batch: Batch, decided: Tensor, embeds: Tensor, blank: Tensor, rows: Tensor, steps: int
+    ) -> Tensor:
+        """The parts ``[n, T]`` (float64, CPU) of the ``n`` rows of the batch at ``rows``."""
+        from captum.attr import IntegratedGradients as Captum
+
+        parts = Captum(lambda points, at: target.scores(points, batch.take(at), decided[at])).attribute(
+            embeds[rows],
+            baselines=blank[rows],
+            additional_forward_args=(rows,),
             n_steps=steps,
-            internal_batch_size=max(self.internal_batch_size, len(batch)),
+            internal_batch_size=max(self.internal_batch_size, len(rows)),
         )
-        scores = parts.detach().sum(-1).double().cpu()
-        with torch.no_grad():
-            whole = (score(embeds, index) - score(blank, index)).double().cpu()
-        errors = (scores.sum(-1) - whole).abs() / whole.abs().clamp(min=SMALL)
-        return scores, errors.tolist()
+        summed: Tensor = parts.detach().sum(-1).double().cpu()
+        return summed
 
     @hook
     def report(self, run: Run) -> Section | None:
         found = run.attributions.get(run.key(self))
         if not found:
             return None
-        errors = sorted(one.completeness_error or 0.0 for one in found)
-        over = sum(error > self.max_error for error in errors)
+        over = sum((one.completeness_error or 0.0) > self.max_error for one in found)
         text = (
-            f"{len(found)} rows. The parts of a row's score add up to the whole within "
-            f"{errors[len(errors) // 2]:.2%} (median) and {errors[-1]:.2%} (worst); {over} rows are over "
-            f"{self.max_error:.0%}. Baseline: {self.baseline}."
+            f"{len(found)} rows. {told(found)}; {over} rows are over {self.max_error:.0%}. Baseline: {self.baseline}."
         )
         return Section("Integrated gradients", [Text(text), strongest(found)])

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from upright import Run, Step, hook
+from upright import Capability, Run, Step, hook
 
 
 class PTuning(Step):
     """Train a network that makes the embeddings of virtual tokens in every text, and the head."""
+
+    breaks: ClassVar[frozenset[Capability]] = frozenset({Capability.TEXT_ATTENTION})
 
     num_virtual_tokens: int = Field(20, ge=1, description="How many; the window for the text is so much shorter.")
     encoder_reparameterization_type: Literal["MLP", "LSTM"] = Field("MLP", description="The network.")

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from upright import Run, Step, hook
+from upright import Capability, Run, Step, hook
 
 REASON = "its attention is not one of transformers' interface, where prefixes go in; use soft-prompt or lora"
 
@@ -19,6 +19,7 @@ REASON = "its attention is not one of transformers' interface, where prefixes go
 class Prefix(Step):
     """Train keys and values that every token can attend to, in each layer, and the head. Wants a high learning rate."""
 
+    breaks: ClassVar[frozenset[Capability]] = frozenset({Capability.TEXT_ATTENTION})
     refuses: ClassVar[dict[str, str]] = {"deberta": REASON, "deberta-v2": REASON}
 
     num_virtual_tokens: int = Field(20, ge=1, description="How many keys and values in each attention.")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
-from upright import Run, Step, hook
+from upright import Capability, Run, Step, hook
 
 
 class SoftPrompt(Step):
     """Train the embeddings of some virtual tokens in every text, and the head. Wants a high learning rate."""
+
+    breaks: ClassVar[frozenset[Capability]] = frozenset({Capability.TEXT_ATTENTION})
 
     num_virtual_tokens: int = Field(20, ge=1, description="How many; the window for the text is so much shorter.")
     prompt_tuning_init_text: str | None = Field(
