@@ -9,8 +9,7 @@ UNCONSTRAINED := --set name=quickstart-unconstrained --set demo.twin=null \
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: help demo test test-all coverage docs lint format bench bench-methods bench-dp bench-pii bench-clean bench-cleaners bench-cleaning bench-prompts bench-encrypt bench-fairness bench-labels bench-audit bench-explain bench-sanity matrix matrix-dp pairs results results-methods results-prompts results-fairness clean
-.PHONY: help demo test test-all coverage lint format bench bench-clean bench-cleaning bench-encrypt bench-fairness bench-methods bench-prompts matrix matrix-dp results results-methods results-prompts bench-dp bench-pii bench-audit clean bench-labels bench-cleaners bench-responsible
+.PHONY: help demo test test-all coverage docs lint format bench bench-methods bench-dp bench-pii bench-clean bench-cleaners bench-cleaning bench-prompts bench-encrypt bench-fairness bench-labels bench-audit bench-explain bench-sanity bench-responsible matrix matrix-dp pairs results results-methods results-prompts results-fairness results-explain clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -116,6 +115,8 @@ results-prompts: $(READY)  ## what a very small language model can do untrained;
 
 results-fairness: $(READY)  ## each fairness step and fairlearn's on three real tasks, five seeds; needs UPRIGHT_DATA; an hour
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/fair_runs.py
+results-explain: $(READY)  ## each explainer against human rationales of hatexplain; needs UPRIGHT_DATA
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/plausibility.py
 
 clean:  ## remove what the other targets made
 	rm -rf .venv runs $(QUICKSTART)/data

@@ -30,6 +30,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "gradient-shap": {"samples": 6},
     "input-x-gradient": {"samples": 6},
     "attention": {"samples": 6},
+    "faithfulness": {"samples": 4},
     "fourierft": {"n_frequency": 8},
     "chat": {"chat_template": "{% for m in messages %}{{ m['content'] }} {% endfor %}"},
     "verbalizer": {"label_words": {"sick": "fever", "well": "walk"}},
@@ -40,6 +41,7 @@ WORDS = {"use": "verbalizer", **SETTINGS["verbalizer"]}
 STACKS: dict[str, dict[str, Any]] = {
     "mixout": {"tune": "full"},
     "audit": {"privacy": {"use": "dp-sgd", **SETTINGS["dp-sgd"]}},
+    "faithfulness": {"explain": {"use": "integrated-gradients", **SETTINGS["integrated-gradients"]}},
     "calibrate": {"prompt": [MASKED, WORDS]},
     "pair-bias": {"model": {"task": "text-generation"}},
     "verbalizer": {"prompt": MASKED},

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from upright import Run, Section, Stack, Step, hook
+from upright import Attribution, Run, Section, Stack, Step, Verdict, hook
 from upright.engine.execute import execute
 from upright.evidence.metrics import read_metrics
 from upright.objects import Svg, Text
@@ -24,6 +26,31 @@ class Breaks(Step):
         if not self.picture:
             raise RuntimeError("<b>no & nothing</b>")
         return Section("<script>alert(1)</script>", [Text("<img src=x>"), Svg(self.picture)])
+
+
+class Shouts(Step):
+    """Explains one row by tokens that would act, and a long one; it is doubted, and something else is."""
+
+    @hook
+    def explain(self, rows: Any) -> list[Attribution]:
+        import numpy as np
+
+        short = (["<script>alert(1)</script>", "calm"], [(0, 5), (6, 9)], np.array([1.0, -0.5]))
+        long = ([f"w{n}" for n in range(5000)], [(n, n + 1) for n in range(5000)], np.arange(5000.0) % 1000)
+        return [Attribution(rows[n]["row_id"], "sick", *told) for n, told in enumerate((short, long))]
+
+    @hook
+    def report(self) -> Section:
+        return Section("Shouting", [Text("loud")])
+
+    @hook
+    def judge(self) -> list[Verdict]:
+        return [
+            Verdict("one", "violated", "it <b>fails</b>", about="breaks"),
+            Verdict("two", "insufficient evidence", "it may be chance", about="breaks"),
+            Verdict("three", "met", "it is calm", about="breaks"),
+            Verdict("four", "violated", "somebody else fails", about="another"),
+        ]
 
 
 def run_with(toy: dict[str, Any], step: Step) -> Run:
@@ -68,6 +95,62 @@ def test_text_of_steps_is_escaped_and_the_page_points_nowhere(toy: dict[str, Any
     assert "a picture was refused" in page
     assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
     assert "src=" not in page.replace("&lt;img src=x&gt;", "")
+
+
+@pytest.fixture(scope="module")
+def shouting(tiny_bert: Path, toy_files: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> str:
+    toy = {
+        "name": "shouting",
+        "data": toy_files,
+        "model": {"base": str(tiny_bert)},
+        "tune": "lora",
+        "train": {"max_steps": 1, "batch_size": 8},
+        "output": str(tmp_path_factory.mktemp("shouting")),
+    }
+    return (run_with(toy, Shouts()).folder / "report.html").read_text()
+
+
+def test_what_is_said_against_a_step_stands_beside_its_section_and_every_picture(shouting: str) -> None:
+    gates, _, rest = shouting.partition('id="section-train"')
+    section, _, pictures = rest.partition('id="explanations"')
+    rows = pictures.split('<div class="row">')[1:]
+    assert len(rows) == 2
+    for part in (section, *rows):
+        assert part.count('<div class="failed">it &lt;b&gt;fails&lt;/b&gt;</div>') == 1
+        assert part.count('<div class="note">it may be chance</div>') == 1
+        assert "it is calm" not in part
+        assert "somebody else" not in part
+    assert "it is calm" in gates
+    assert "somebody else" in gates
+
+
+def test_a_long_text_shows_its_strongest_tokens_and_says_what_it_leaves_out(shouting: str) -> None:
+    assert "<script" not in shouting
+    assert "&lt;script&gt;alert(1)" in shouting
+    row = shouting.split('<div class="row">')[2].partition("</div>\n</div>")[0]
+    shown = re.findall(r">w(\d+)<", row)
+    left_out = [int(count.replace(",", "")) for count in re.findall(r"… ([\d,]+) tokens …", row)]
+    assert len(shown) + sum(left_out) == 5000
+    assert 100 < len(shown) <= 200
+    assert {"999", "1999", "2999", "3999", "4999", "1004"} <= set(shown)
+    assert "500" not in shown
+
+
+def test_explained_texts_are_those_that_the_pii_step_masked(toy: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "test.jsonl"
+    texts = [f"fever write qvxjz{n}@example.org today" for n in range(6)]
+    path.write_text(
+        "".join(json.dumps({"text": text, "label": "sick", "sex": "fm"[n % 2]}) + "\n" for n, text in enumerate(texts))
+    )
+    toy["data"]["test"] = str(path)
+    run = execute(Stack.load({**toy, "privacy": "pii", "explain": {"use": "integrated-gradients", "samples": 6}}))
+    found = json.loads((run.folder / "evidence" / "attributions.json").read_text())["steps"]["integrated-gradients"]
+    told = ["".join(token.removeprefix("##") for token in row["tokens"]) for row in found["rows"]]
+    assert len(told) == 6
+    assert all("fever" in text and "qvxjz" not in text for text in told)
+    page = re.sub(r"<[^>]+>", "", (run.folder / "report.html").read_text())
+    assert "fever" in page
+    assert "qvxjz" not in page
 
 
 def test_a_second_run_tells_what_changed(toy: dict[str, Any]) -> None:

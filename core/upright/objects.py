@@ -103,12 +103,16 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a gate says of a run: ``sentence`` names the figure, its interval and the bound."""
+    """What a gate says of a run: ``sentence`` names the figure, its interval and the bound.
+
+    ``about`` is the key of the step whose evidence is judged; the report repeats a sentence that is not *met* beside it.
+    """
 
     gate: str
     judgement: Judgement
     sentence: str
     on_fail: Literal["block", "warn"] = "warn"
+    about: str | None = None
 
 
 @dataclass(slots=True)

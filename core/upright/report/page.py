@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 from upright.objects import Metric
 from upright.report import pictures
 from upright.report.coverage import coverage, read_headings
+from upright.report.tokens import coloured
 from upright.report.view import View, view
 
 HERE = Path(__file__).parent
@@ -67,7 +68,9 @@ def render(folder: Path) -> str:
         frameworks=coverage(run),
         headings_version=read_headings()["version"],
         checked=pictures.checked,
-        attributions=[_explained(key, entry) for key, entry in run.attributions.items()],
+        attributions=[
+            _explained(key, entry) for key, entry in run.attributions.items() if entry["rows"] or entry["error"]
+        ],
         dump=lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True).strip(),
         state=state_of(run),
     )
@@ -167,19 +170,8 @@ def _installs(run: View) -> str:
 
 def _explained(key: str, entry: dict[str, Any]) -> dict[str, Any]:
     """One explainer's rows with a colour for each token."""
-    rows = []
-    for row in entry["rows"]:
-        strongest = max((abs(score) for score in row["scores"]), default=0.0) or 1.0
-        tokens = [
-            {
-                "text": token.removeprefix("##").replace("Ġ", " ").replace("▁", " "),
-                "glued": token.startswith("##"),
-                "special": start == end,
-                "share": round(abs(score) / strongest, 2),
-                "side": "for" if score > 0 else "against",
-                "score": f"{score:+.3f}",
-            }
-            for token, (start, end), score in zip(row["tokens"], row["offsets"], row["scores"], strict=True)
-        ]
-        rows.append({**row, "tokens": tokens, "wrong": row["label"] is not None and row["label"] != row["decision"]})
+    rows = [
+        {**row, "tokens": coloured(row), "wrong": row["label"] is not None and row["label"] != row["decision"]}
+        for row in entry["rows"]
+    ]
     return {"key": key, **entry, "open": rows[:SHOWN_ROWS], "folded": rows[SHOWN_ROWS:]}

@@ -145,6 +145,10 @@ class View:
         ]
         return list(dict.fromkeys(told))
 
+    def doubts(self, step: str) -> list[Verdict]:
+        """What gates about this step's evidence say against it, or cannot say for it."""
+        return [verdict for verdict in self.verdicts if verdict.about == step and verdict.judgement != "met"]
+
     @property
     def about(self) -> dict[str, str]:
         """What people said of the run, by the names of ``about``; what was left out is not there."""

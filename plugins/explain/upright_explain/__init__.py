@@ -1,1 +1,1 @@
-"""Explaining steps for Upright: integrated-gradients, occlusion, shapley, gradient-shap, input-x-gradient, attention."""
+"""Explaining steps for Upright: integrated-gradients, occlusion, shapley, gradient-shap, input-x-gradient, attention, faithfulness."""
