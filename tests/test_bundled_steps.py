@@ -18,6 +18,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "equalized-odds": {"groups": ["sex"]},
     "dp-sgd": {"noise_multiplier": 0.5, "delta": 1e-3},
     "template": {"text": "note: {text}"},
+    "adapter-effect": {"min_rows": 2},
+    "counterfactual": {"samples": 4},
+    "global": {"min_rows": 2},
+    "influence": {"samples": 2},
     "integrated-gradients": {"samples": 6},
     "fourierft": {"n_frequency": 8},
     "chat": {"chat_template": "{% for m in messages %}{{ m['content'] }} {% endfor %}"},
@@ -29,7 +33,9 @@ WORDS = {"use": "verbalizer", **SETTINGS["verbalizer"]}
 STACKS: dict[str, dict[str, Any]] = {
     "mixout": {"tune": "full"},
     "audit": {"privacy": {"use": "dp-sgd", **SETTINGS["dp-sgd"]}},
+    "adapter-effect": {"tune": {"use": "lora", "rank": 2}},
     "calibrate": {"prompt": [MASKED, WORDS]},
+    "global": {"explain": {"use": "integrated-gradients", "samples": 6}},
     "verbalizer": {"prompt": MASKED},
     "label-similarity": {"model": {"base": "minilm"}},
 }

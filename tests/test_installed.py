@@ -53,8 +53,11 @@ def test_core_names_no_step_and_no_distribution() -> None:
     ordinary = {
         "adapter",
         "calibrate",
+        "counterfactual",
         "full",
+        "global",
         "head",
+        "influence",
         "language",
         "length",
         "markup",
