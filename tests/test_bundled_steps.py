@@ -23,6 +23,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "global": {"min_rows": 2},
     "influence": {"samples": 2},
     "integrated-gradients": {"samples": 6},
+    "lm-attribution": {"samples": 3, "max_new_tokens": 3},
     "fourierft": {"n_frequency": 8},
     "chat": {"chat_template": "{% for m in messages %}{{ m['content'] }} {% endfor %}"},
     "verbalizer": {"label_words": {"sick": "fever", "well": "walk"}},

@@ -217,7 +217,7 @@ DECISION = ("row_id", "action", "reason", "score", "threshold", "evidence", "spa
 
 @dataclass(slots=True)
 class Attribution:
-    """How much each token of one row speaks for ``target`` (a class's name)."""
+    """How much each token of one row speaks for ``target``: a class's name, or what a language model wrote."""
 
     row_id: str
     target: str

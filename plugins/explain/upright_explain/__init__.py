@@ -1,1 +1,1 @@
-"""Explaining steps for Upright: adapter-effect, counterfactual, global, influence, integrated-gradients."""
+"""Explaining steps for Upright: adapter-effect, counterfactual, global, influence, integrated-gradients, lm-attribution."""
