@@ -254,3 +254,10 @@ def test_it_is_refused_beside_a_merged_adapter_before_training(make: Make) -> No
     merging = make(tune={"use": "lora", "rank": 2, "merge": True})
     with pytest.raises(ConfigError, match="set merge: false there"):
         executed(merging)
+
+
+def test_where_a_step_replaced_what_it_trained_the_evidence_says_failed(make: Make) -> None:
+    folded = {"use": "p-tuning", "num_virtual_tokens": 2, "encoder_hidden_size": 8}
+    run = executed(make(tune=folded))
+    assert run.exit_code == 1
+    assert "left other parameters than those that were trained" in (run.folder / "report.html").read_text()

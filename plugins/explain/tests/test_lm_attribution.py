@@ -20,7 +20,7 @@ from upright.engine.execute import execute
 from upright.engine.target import CoreTarget
 from upright.errors import ConfigError
 from upright.evidence.verify import verify
-from upright_explain import lm_attribution
+from upright_explain import answers, lm_attribution
 from upright_explain.lm_attribution import LmAttribution
 
 TOLERANCE = 1e-4
@@ -223,10 +223,10 @@ def adds_up_by_itself(run: Run) -> None:
     assert all(abs(line["parts"] - line["whole"]) < 1e-3 for line in run.kept["lm-attribution/rows"])
 
 
-def test_an_answer_is_shown_as_the_pii_step_leaves_it(make: Make) -> None:
-    from upright_explain import answers
-
-    assert answers.masked(["mail jane@example.org"], execute(Stack.load(make(privacy="pii")))) == ["mail <EMAIL>"]
+def test_an_answer_is_shown_as_the_pii_step_leaves_it(make: Make, tmp_path: Path) -> None:
+    run = prepared(make(privacy="pii"), tmp_path / "run")
+    shown = answers.masked("mail jane@example.org", run.data["test"].select([0]), "test", run)
+    assert shown == "mail <EMAIL>"
 
 
 def test_without_prompts_it_is_refused(make: Make, tmp_path: Path) -> None:

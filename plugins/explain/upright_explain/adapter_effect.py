@@ -54,7 +54,7 @@ class AdapterEffect(Step):
         if moment == "started" and not hasattr(run.model, "disable_adapter"):
             me, tuners = run.stack.placed(self), run.stack.answering("tune")
             raise ConfigError(
-                f"{me.where}  {me} needs an adapter that can be turned off, which {tuners[-1]} ({tuners[-1].where}) does not "
+                f"{me.where}  {me} needs an adapter that can be turned off, which {tuners[0]} ({tuners[0].where}) does not "
                 "make; choose a method such as LoRA or remove it"
             )
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from torch import Tensor
     from torch.nn import Module
 
@@ -63,17 +64,13 @@ def greedy(model: Module, prompt: Tensor, max_new_tokens: int, run: Run) -> Tens
     return ids[len(prompt) :]
 
 
-def masked(texts: list[str], run: Run) -> list[str]:
-    """Texts that a model wrote as the run's row-local cleaners leave a row's: what they replace in the data is not shown."""
-    from datasets import Dataset
-
-    ids = [str(number) for number in range(len(texts))]
+def masked(text: str, row: Dataset, split: str, run: Run) -> str:
+    """What a model wrote as the run's row-local cleaners leave ``row`` with it: what they replace in data is not shown."""
     for placed in run.stack.answering("clean"):
         if placed.step.scope.row_local:
-            rows = Dataset.from_dict({"row_id": ids, "unit": list(range(len(texts))), "text": texts})
-            decisions = run.calls.clean(placed.step, rows, "test", run)
-            edits = {
-                one["row_id"]: one["values"] for one in (decisions.rows if decisions else []) if one["action"] == "edit"
-            }
-            texts = [edits.get(row_id, {}).get("text", text) for row_id, text in zip(ids, texts, strict=True)]
-    return texts
+            written = row.from_list([{**row[0], "completion": text}], features=row.features)
+            decisions = run.calls.clean(placed.step, written, split, run)
+            for one in decisions.rows if decisions else []:
+                if one["action"] == "edit":
+                    text = one["values"].get("completion", text)
+    return text

@@ -67,11 +67,13 @@ class LmAttribution(Step):
                 words = ~torch.isin(prompt, torch.tensor(run.tokenizer.all_special_ids, device=prompt.device))
                 if not (bool(words.any()) and len(answer)):
                     continue
-                scores = prompt.new_zeros(len(prompt)).double()
-                scores[words] = self._attribute(model, prompt, answer, row, run).double()
+                scores = torch.zeros(len(prompt), dtype=torch.float64)
+                scores[words.cpu()] = self._attribute(model, prompt, answer, row, run).double().cpu()
                 blank = prompt.where(~words, blank_of(run))
                 whole = log_probability(model, prompt, answer) - log_probability(model, blank, answer)
-                [text] = masked([run.tokenizer.decode(answer, skip_special_tokens=True)], run)
+                text = masked(
+                    run.tokenizer.decode(answer, skip_special_tokens=True), rows.select([row]), batch.split, run
+                )
                 tokens = target.tokens(batch)[0][: len(prompt)]
                 found.append(
                     Attribution(
@@ -79,7 +81,7 @@ class LmAttribution(Step):
                         text,
                         [token for token, _, _ in tokens],
                         [(start, end) for _, start, end in tokens],
-                        scores.cpu().numpy(),
+                        scores.numpy(),
                     )
                 )
                 line = {"tokens": len(answer), "whole": whole, "parts": float(scores.sum())}
@@ -105,15 +107,12 @@ class LmAttribution(Step):
             gradients = LLMGradientAttribution(LayerIntegratedGradients(model, model.embedding), tokenizer)
             return gradients.attribute(given, target=answer, n_steps=self.n_steps).seq_attr
         shapley = self.method == "shapley_value_sampling"
-        by = ShapleyValueSampling(model) if shapley else FeatureAblation(model)
+        method = ShapleyValueSampling(model) if shapley else FeatureAblation(model)
         options = {"n_samples": self.n_samples} if shapley else {}
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        by = LLMAttribution(method, tokenizer)
+        with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []), torch.no_grad():
             torch.manual_seed(run.generator(self, row=row).initial_seed())
-            return (
-                LLMAttribution(by, tokenizer)
-                .attribute(given, target=answer, forward_in_tokens=False, **options)
-                .seq_attr
-            )
+            return by.attribute(given, target=answer, forward_in_tokens=False, **options).seq_attr
 
     @hook
     def save(self, folder: Path, run: Run) -> None:
@@ -161,8 +160,8 @@ class AsGiven:
         self.prompt, self.answer, self.tokenizer = prompt, answer, tokenizer
 
     def encode(self, text: str, **options: Any) -> Tensor:
-        """The prompt ``[1, P]``."""
-        return self.prompt.unsqueeze(0)
+        """The prompt ``[1, P]``, on the CPU, where captum looks for special tokens."""
+        return self.prompt.cpu().unsqueeze(0)
 
     def decode(self, ids: Tensor) -> str:
         """A letter for each token of the answer, whose text captum asks for and nobody reads."""
