@@ -222,7 +222,7 @@ DECISION = ("row_id", "action", "reason", "score", "threshold", "evidence", "spa
 
 @dataclass(slots=True)
 class Attribution:
-    """How much each token of one row speaks for ``target`` (a class's name).
+    """How much each token of one row speaks for ``target``: a class's name, or what a language model wrote.
 
     ``completeness_error`` is the relative one, None where parts need not add up to the whole; ``standard_errors`` are
     those of scores that were sampled.

@@ -128,10 +128,11 @@ def _explain(run: Run, tables: dict[str, Predictions]) -> None:
 
 def _attributed(run: Run, found: list[Attribution], predictions: Predictions) -> list[dict[str, Any]]:
     place = {row_id: n for n, row_id in enumerate(predictions.table.column("row_id").to_pylist())}
-    known = {name: predictions.table.column(name).to_pylist() for name in ("label", "decision")}
+    columns = [column for column in ("label", "decision") if column in predictions.table.column_names]
+    known = {column: predictions.table.column(column).to_pylist() for column in columns}
 
     def name(column: str, row_id: str) -> str | None:
-        code = known[column][place[row_id]]
+        code = known[column][place[row_id]] if column in known else None  # a language model decides on no class
         return run.labels[code] if isinstance(code, int) and code >= 0 else None
 
     return [

@@ -36,11 +36,18 @@ class CoreTarget:
         yield from batches(self.run, sorted(rows), self.split)
 
     def tokens(self, batch: Batch) -> list[list[tuple[str, int, int]]]:
-        """Tokens with character offsets into the rendered text (a pair: text, a blank, text_pair; words: joined by blanks)."""
+        """Tokens with character offsets into the rendered text.
+
+        A pair is one text, a blank and the other; so are a prompt and what follows it. Words are joined by blanks.
+        """
+        config: Any = self.run.model.config
         found = []
         for row in batch.rows.tolist():
             record = encode(self.run, self.split).records[row]
-            first = " ".join(record["tokens"]) if "tokens" in record else record["text"]
+            if "completion" in record and not config.is_encoder_decoder:
+                found.append(self._continued(row, record))
+                continue
+            first = " ".join(record["tokens"]) if "tokens" in record else record.get("text", record.get("prompt"))
             second = record.get("text_pair")
             encoded = self._tokenized(record, first, second)
             words = self.run.tokenizer.convert_ids_to_tokens(encoded["input_ids"])
@@ -53,6 +60,21 @@ class CoreTarget:
                 spans.append((words[place], start + moved, end + moved))
             found.append(spans)
         return found
+
+    def _continued(self, row: int, record: dict[str, Any]) -> list[tuple[str, int, int]]:
+        """A prompt's tokens, which may have lost its beginning, and those of its completion, after a blank."""
+        tokenizer, encoded = self.run.tokenizer, encode(self.run, self.split)
+        ids, given = encoded.features[row]["input_ids"], encoded.labels[row].count(IGNORED)
+        prompt = tokenizer(record["prompt"], return_offsets_mapping=True)
+        spans = list(prompt["offset_mapping"])
+        if prompt["input_ids"][-1:] == [tokenizer.eos_token_id]:
+            spans.pop()
+        completion = tokenizer(record["completion"], add_special_tokens=False, return_offsets_mapping=True)
+        shift, end = len(record["prompt"]) + 1, len(record["prompt"]) + 1 + len(record["completion"])
+        after = [(start + shift, stop + shift) for start, stop in completion["offset_mapping"]]
+        spans = [*spans[len(spans) - given :], *after, (end, end)][: len(ids)]
+        words = tokenizer.convert_ids_to_tokens(ids)
+        return [(word, *span) for word, span in zip(words, spans, strict=True)]
 
     def _tokenized(self, record: dict[str, Any], first: str, second: str | None) -> Any:
         options = {"truncation": True, "max_length": self.run.max_length, "return_offsets_mapping": True}

@@ -1,1 +1,1 @@
-"""Explaining steps for Upright: integrated-gradients, occlusion, shapley, gradient-shap, input-x-gradient, attention, faithfulness."""
+"""Explaining steps for Upright: attributions, their faithfulness, influence, counterfactuals, the tokens that matter."""

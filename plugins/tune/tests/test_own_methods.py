@@ -164,6 +164,7 @@ def test_the_untuned_model_answers_where_adapters_are_off(
     with torch.no_grad(), run.model.disable_adapter():
         off = run.forward(batch).logits
         again = run.model.model(**batch.inputs).logits
+        assert run.model.get_input_embeddings() is run.model.model.get_input_embeddings()
     assert torch.equal(off, again)
     assert not torch.allclose(off, tuned)
     assert torch.equal(logits(run)[1], tuned)

@@ -109,8 +109,9 @@ class VirtualTokens(nn.Module):
         return self.model
 
     def get_input_embeddings(self) -> nn.Module:
-        """The table of the text's own tokens."""
-        return self.spliced.words
+        """The table of the text's own tokens, which is all that there is where the virtual ones are off."""
+        table = self.spliced
+        return table.words if isinstance(table, Spliced) else table
 
     def get_output_embeddings(self) -> Any:
         """As the model's own."""

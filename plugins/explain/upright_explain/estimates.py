@@ -1,0 +1,35 @@
+"""Means and shares with 95 % intervals; ``among``: how many of them are to hold at once (Dunn, 1961)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+from statistics import NormalDist, fmean, stdev
+
+from upright import Metric
+
+ERROR = 0.05
+
+
+def mean(values: Sequence[float], among: int = 1) -> Metric:
+    """The mean with Student's interval; of one value, without an interval."""
+    from scipy.stats import t
+
+    middle, rows = fmean(values), len(values)
+    if rows < 2:
+        return Metric(middle, n=rows, source="ledger")
+    half = float(t.ppf(1 - ERROR / (2 * among), rows - 1)) * stdev(values) / sqrt(rows)
+    return Metric(middle, middle - half, middle + half, rows, "ledger")
+
+
+def share(hits: int, rows: int, among: int = 1) -> Metric:
+    """A proportion with its score interval (Wilson, 1927), which has a width also where it is 0 or 1."""
+    square = NormalDist().inv_cdf(1 - ERROR / (2 * among)) ** 2
+    middle = (hits + square / 2) / (rows + square)
+    half = sqrt(square) / (rows + square) * sqrt(hits * (rows - hits) / rows + square / 4)
+    return Metric(hits / rows, max(0.0, middle - half), min(1.0, middle + half), rows, "ledger")
+
+
+def told(metric: Metric) -> str:
+    """The interval in words; a dash where there is none."""
+    return "–" if metric.low is None or metric.high is None else f"{metric.low:.3f} to {metric.high:.3f}"
