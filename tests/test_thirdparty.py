@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -32,10 +33,19 @@ STACKS: dict[str, dict[str, Any]] = {
     },
 }
 """What each is run in, beside a tiny model and rows."""
-CONFORM: dict[str, list[str]] = {
-    "acme-self-consistency": ["--set", f"label_words={json.dumps(WORDS)}"],
-    "acme-output-perturbation": ["--set", "max_gradient=100.0"],
+MADE = {
+    "acme-self-consistency": f"SelfConsistency(label_words={WORDS!r}, max_new_tokens=2)",
+    "acme-neftune": "Neftune()",
+    "acme-focal-prior": "FocalPrior()",
+    "acme-smoothgrad": "SmoothGrad(samples=4, nt_samples=4)",
+    "acme-readability": "Readability(min_ease=60.0)",
+    "acme-output-perturbation": "OutputPerturbation(max_gradient=100.0)",
 }
+BESIDE: dict[str, dict[str, Any]] = {
+    "acme-self-consistency": {"model": {"base": "tiny-gpt2"}},
+    "acme-output-perturbation": {"tune": "head"},
+}
+"""What of the kit's stack is to be otherwise."""
 
 
 @pytest.fixture(scope="session")
@@ -74,9 +84,18 @@ def test_a_plugin_from_outside_runs_and_its_run_is_verified(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [path.name for path in PLUGINS])
-def test_a_plugin_from_outside_conforms(name: str, site: Path, tmp_path: Path, upright: Call) -> None:
-    done = upright("conform", name, *CONFORM.get(name, []), env={"PYTHONPATH": str(site)})
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+def test_a_plugin_from_outside_conforms(name: str, site: Path, tmp_path: Path) -> None:
+    made = MADE[name]
+    (tmp_path / "test_it.py").write_text(
+        f"from {name.replace('-', '_')} import {made.partition('(')[0]}\n"
+        "from upright.testing import StepChecks\n\n\n"
+        f"class TestIt(StepChecks):\n    step = {made}\n    stack = {BESIDE.get(name, {})!r}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_it.py"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(site)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-4000:]
 
 
 def test_they_import_nothing_of_ours_but_the_public_names() -> None:
