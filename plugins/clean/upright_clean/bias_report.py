@@ -147,7 +147,7 @@ class BiasReport(Step):
             return [*shipped("identity-en"), *shipped("identity-zh")]
         where = f"{run.stack.placed(self).where}  clean.{run.key(self)}.terms"
         try:
-            lines = given(self.terms)
+            lines = given(run.stack.root / self.terms.expanduser())
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{where}: {self.terms} cannot be read ({error}); name a text file in UTF-8") from error
         for line in lines:

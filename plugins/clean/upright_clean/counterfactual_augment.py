@@ -65,7 +65,7 @@ class CounterfactualAugment(Step):
             return []
         where = f"{run.stack.placed(self).where}  clean.{run.key(self)}.pairs"
         try:
-            lines = given(self.pairs)
+            lines = given(run.stack.root / self.pairs.expanduser())
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{where}: {self.pairs} cannot be read ({error}); name a text file in UTF-8") from error
         for line in lines:

@@ -88,7 +88,7 @@ class Synonym(Step):
         else:
             where = f"{run.stack.placed(self).where}  clean.{run.key(self)}.synonyms"
             try:
-                groups = given(self.synonyms)
+                groups = given(run.stack.root / self.synonyms.expanduser())
             except (OSError, UnicodeDecodeError) as error:
                 raise ConfigError(f"{where}: {self.synonyms} cannot be read ({error}); name a text file") from error
             for group in groups:
