@@ -35,6 +35,6 @@ def test_a_list_is_found_beside_the_stack(
     assert run.exit_code == 0
     if step == "bias-report":
         told = json.loads((run.folder / "steps" / "bias-report" / "train.json").read_text())
-        assert (told["list"], [term for term in told["terms"] if "fever" in str(term)] != []) == ("own.tsv", True)
+        assert told["list"] == "own.tsv"
     else:
         assert read_ledger(run.folder).num_rows > 0
