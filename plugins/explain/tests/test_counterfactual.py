@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from conftest import write_rows
 from upright import Run, Stack
 from upright.engine.execute import execute
 from upright.engine.target import CoreTarget
+from upright.errors import ConfigError
 from upright.evidence.verify import verify
 from upright_explain import counterfactual
 from upright_explain.counterfactual import Counterfactual
@@ -168,6 +170,20 @@ def test_edits_are_told_as_places_and_not_as_text(run: Run) -> None:
     written += (run.folder / "steps" / "counterfactual" / "counterfactual.json").read_text()
     words = {word for text in run.data["test"]["text"] for word in text.split()} - {"has", "the", "and", "some", "note"}
     assert not any(f'"{word}' in written for word in words)
+
+
+def test_masking_without_a_mask_token_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = copy.deepcopy(run.tokenizer)
+    tokenizer.mask_token = None
+    monkeypatch.setattr(run, "tokenizer", tokenizer)
+    placed = run.stack.steps[-1]
+    before = placed.step
+    object.__setattr__(placed, "step", Counterfactual(edit="mask"))
+    try:
+        with pytest.raises(ConfigError, match="has no mask token; choose delete or pad"):
+            placed.step.prepare(run)
+    finally:
+        object.__setattr__(placed, "step", before)
 
 
 # --- wrong implementations ------------------------------------------------------------------------------------------

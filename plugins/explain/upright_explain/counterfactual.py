@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 from pydantic import Field
 
 from upright import Attribution, Capability, Metric, Run, Section, Step, hook
+from upright.errors import ConfigError
 from upright.objects import Table, Text
 from upright_explain.attribution import drawn
 from upright_explain.estimates import share, told
@@ -44,6 +45,14 @@ class Counterfactual(Step):
     max_edits: int = Field(5, ge=1, description="Tokens that are edited at the most.")
     beam_width: int = Field(5, ge=1, description="Edits of each size that larger ones grow from.")
     internal_batch_size: int = Field(64, ge=1, description="Edited texts per forward pass, as in captum.")
+
+    @hook
+    def prepare(self, run: Run) -> None:
+        if self.edit == "mask" and run.tokenizer.mask_token_id is None:
+            placed = run.stack.placed(self)
+            raise ConfigError(
+                f"{placed.where}  {placed}: edit is mask, and the model's tokenizer has no mask token; choose delete or pad"
+            )
 
     @hook
     def explain(self, target: Target, rows: Dataset, run: Run) -> list[Attribution]:
@@ -191,5 +200,4 @@ def _kept(value: Tensor, left: Tensor, width: int) -> Tensor:
 
 def _filler(how: str, run: Run) -> int:
     tokenizer: Any = run.tokenizer
-    filler = tokenizer.mask_token_id if how == "mask" else None
-    return int(tokenizer.pad_token_id or 0) if filler is None else int(filler)
+    return int((tokenizer.mask_token_id if how == "mask" else tokenizer.pad_token_id) or 0)
