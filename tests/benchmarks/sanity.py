@@ -1,6 +1,6 @@
 """Do explainers depend on the model, and do the tokens that they name matter? On toxicity-dialect; needs UPRIGHT_DATA.
 
-MiniLM with LoRA, 120 updates, 60 of 150 test rows. Comprehensiveness and sufficiency (DeYoung et al., 2020, arXiv:1911.03429): what
+MiniLM with LoRA, 120 updates, 60 rows. Comprehensiveness and sufficiency (DeYoung et al., 2020, arXiv:1911.03429): what
 the decided class's probability loses without a fifth of the tokens, the strongest, and with those alone. Then weights are
 drawn anew from the head downwards, and each explanation is compared with the first by rank correlation of tokens (Adebayo
 et al., 2018, arXiv:1810.03292). `random` orders tokens by lot.
