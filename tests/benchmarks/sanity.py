@@ -1,6 +1,6 @@
 """Do explainers depend on the model, and do the tokens that they name matter? On toxicity-dialect; needs UPRIGHT_DATA.
 
-MiniLM with LoRA, 120 updates, 60 test rows. Comprehensiveness and sufficiency (DeYoung et al., 2020, arXiv:1911.03429): what
+MiniLM with LoRA, 120 updates, 60 rows. Comprehensiveness and sufficiency (DeYoung et al., 2020, arXiv:1911.03429): what
 the decided class's probability loses without a fifth of the tokens, the strongest, and with those alone. Then weights are
 drawn anew from the head downwards, and each explanation is compared with the first by rank correlation of tokens (Adebayo
 et al., 2018, arXiv:1810.03292). `random` orders tokens by lot.
@@ -27,9 +27,9 @@ from upright.progress import quiet_libraries
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("UPRIGHT_DATA", ROOT.parent / "shared" / "data")) / "davidson_dialect"
-EXPLAINERS = ("integrated-gradients", "occlusion", "shapley", "gradient-shap", "input-x-gradient", "attention")
-ROWS, SHARE = {"train": 2569, "dev": 60, "test": 60}, 0.2
-DEEPEST = {"head": 6, "and 1 layer": 5, "and 3 layers": 3, "and all 6": 0}
+EXPLAINERS = ("integrated-gradients", "occlusion", "input-x-gradient", "attention")
+ROWS, SHARE = {"train": 2569, "dev": 60, "test": 150}, 0.2
+DEEPEST = {"head": 6, "and the top layer": 5, "and all six": 0}
 """Layers from this one upwards are drawn anew."""
 
 
@@ -49,7 +49,9 @@ def tuned(folder: Path) -> Run:
         "tune": {"use": "lora", "rank": 8},
         "train": train,
     }
-    return execute(Stack.load({**stack, "explain": list(EXPLAINERS), "output": str(folder)}))
+    return execute(
+        Stack.load({**stack, "explain": [{"use": name, "samples": 60} for name in EXPLAINERS], "output": str(folder)})
+    )
 
 
 def probabilities(target: CoreTarget, batch: Any, embeds: torch.Tensor) -> torch.Tensor:
