@@ -156,6 +156,16 @@ class ReadsData(Step):
         return scores + 0.1 * mine.unsqueeze(1) * scores.new_tensor([1.0, -1.0])
 
 
+class FailsWithout(Step):
+    """Cannot decide about a row whose group is missing."""
+
+    @hook
+    def decide(self, scores: Any, batch: Any) -> Any:
+        if (batch.groups["sex"] < 0).any():
+            raise ValueError("no group")
+        return scores
+
+
 class Blind(Step):
     """One threshold for everybody."""
 
@@ -192,6 +202,7 @@ class ReadsForward(Step):
         (ReadsBatch(), ["fairness.decider"]),
         (ReadsData(), ["fairness.decider"]),
         (ReadsForward(), ["fairness.decider"]),
+        (FailsWithout(), ["fairness.decider"]),
         (Wraps(), ["a wrapper of decide"]),
         (Blind(), []),
     ],
