@@ -73,16 +73,18 @@ def _readers(run: Run, batch: Batch) -> set[str]:
             found.add(str(run.stack.placed(answer.step)))
         scores = seen
     if not found and run.calls.wraps("decide"):
-        if reads(
-            run.calls.decide(first.clone(), batch, run), lambda given: run.calls.decide(first.clone(), given, run)
-        ):
-            found.add("a wrapper of decide")
+        around = partial(_wrapped, first, run)
+        found |= {"a wrapper of decide"} if reads(around(batch), around) else set()
     return found
 
 
 def _decided(answer: Answer, scores: Tensor, run: Run, batch: Batch) -> Tensor:
     adjusted: Tensor = answer({"scores": scores.clone(), "batch": batch, "run": run})
     return adjusted
+
+
+def _wrapped(scores: Tensor, run: Run, batch: Batch) -> Tensor:
+    return run.calls.decide(scores.clone(), batch, run)
 
 
 def _hidden(batch: Batch) -> Batch:
