@@ -329,7 +329,8 @@ def full(finished: Path) -> View:
     seen.groups["base_rates"] = {"train": rates, "test": rates}
     seen.metrics |= {f"{home}/selection_rate/{way}/a": one for way in rates}
     seen.metrics |= {f"{home}/demographic_parity_ratio/{way}": one for way in rates}
-    seen.metrics["test/explain/faithfulness/comprehensiveness"] = one
+    seen.metrics["run/explain/faithfulness/comprehensiveness/integrated-gradients"] = one
+    seen.metrics["run/explain/other/completeness_error"] = one  # which tests no explanation
     seen.settings["about"] = dict.fromkeys(seen.settings["about"], "said")
     seen.ledger.append(
         {"cleaner": "x", "split": "train", "action": "drop", "reason": "y", "status": "applied", "rows": 1}
@@ -366,7 +367,7 @@ def without(seen: View, name: str) -> View:
         "gates": lambda: replace(run, verdicts=[]),
         "privacy": lambda: drop("/epsilon"),
         "explanations": lambda: replace(run, attributions={"x": {"status": "failed", "rows": [], "error": "no"}}),
-        "faithfulness": lambda: drop("/explain/"),
+        "faithfulness": lambda: drop("/comprehensiveness/"),
         "versions": lambda: replace(run, lock={**run.lock, "distributions": {}}),
         "command": lambda: replace(run, settings={}),
     }
