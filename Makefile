@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 QUICKSTART := examples/quickstart
-UNCONSTRAINED := --set name=quickstart-unconstrained --set demo.twin=null \
+UNCONSTRAINED := --set name=quickstart-unconstrained --set 'about.compare_with=[]' \
 	--set 'fairness={use: group-audit, groups: [sex], positive: urgent}'
 
 export HF_HUB_DISABLE_TELEMETRY = 1

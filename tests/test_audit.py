@@ -156,6 +156,16 @@ class ReadsData(Step):
         return scores + 0.1 * mine.unsqueeze(1) * scores.new_tensor([1.0, -1.0])
 
 
+class FailsWithout(Step):
+    """Cannot decide about a row whose group is missing."""
+
+    @hook
+    def decide(self, scores: Any, batch: Any) -> Any:
+        if (batch.groups["sex"] < 0).any():
+            raise ValueError("no group")
+        return scores
+
+
 class Blind(Step):
     """One threshold for everybody."""
 
@@ -192,6 +202,7 @@ class ReadsForward(Step):
         (ReadsBatch(), ["fairness.decider"]),
         (ReadsData(), ["fairness.decider"]),
         (ReadsForward(), ["fairness.decider"]),
+        (FailsWithout(), ["fairness.decider"]),
         (Wraps(), ["a wrapper of decide"]),
         (Blind(), []),
     ],
@@ -318,7 +329,8 @@ def full(finished: Path) -> View:
     seen.groups["base_rates"] = {"train": rates, "test": rates}
     seen.metrics |= {f"{home}/selection_rate/{way}/a": one for way in rates}
     seen.metrics |= {f"{home}/demographic_parity_ratio/{way}": one for way in rates}
-    seen.metrics["test/explain/faithfulness/comprehensiveness"] = one
+    seen.metrics["run/explain/faithfulness/comprehensiveness/integrated-gradients"] = one
+    seen.metrics["run/explain/other/completeness_error"] = one  # which tests no explanation
     seen.settings["about"] = dict.fromkeys(seen.settings["about"], "said")
     seen.ledger.append(
         {"cleaner": "x", "split": "train", "action": "drop", "reason": "y", "status": "applied", "rows": 1}
@@ -355,7 +367,7 @@ def without(seen: View, name: str) -> View:
         "gates": lambda: replace(run, verdicts=[]),
         "privacy": lambda: drop("/epsilon"),
         "explanations": lambda: replace(run, attributions={"x": {"status": "failed", "rows": [], "error": "no"}}),
-        "faithfulness": lambda: drop("/explain/"),
+        "faithfulness": lambda: drop("/comprehensiveness/"),
         "versions": lambda: replace(run, lock={**run.lock, "distributions": {}}),
         "command": lambda: replace(run, settings={}),
     }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from upright.engine.batches import batches
 
 if TYPE_CHECKING:
+    from upright.calls import Answer
     from upright.objects import Batch
     from upright.run import Run
 
@@ -49,26 +51,40 @@ def _rows(run: Run, split: str) -> list[int]:
 def _readers(run: Run, batch: Batch) -> set[str]:
     """The steps that read a group of the batch's rows."""
     hidden, found = _hidden(batch), set()
+
+    def reads(seen: Tensor, ask: Callable[[Batch], Tensor]) -> bool:
+        """Whether the answer is another without groups; who fails without them reads them too."""
+        with _withheld(run, batch.split):
+            try:
+                return not _same(seen, ask(hidden))
+            except Exception:
+                return True
+
     logits = run.forward(batch).logits
-    with _withheld(run, batch.split):
-        blind = run.forward(hidden).logits
-    if not _same(logits, blind):
+    if reads(logits, lambda given: run.forward(given).logits):
         found.add(_name(run, "forward"))
     if run.config.model.task != "text-classification":
         return found
-    scores = torch.softmax(logits.double(), dim=-1)
-    if run.calls.wraps("decide"):
-        seen = run.calls.decide(scores.clone(), batch, run)
-        with _withheld(run, batch.split):
-            found |= set() if _same(seen, run.calls.decide(scores.clone(), hidden, run)) else {"a wrapper of decide"}
+    first = scores = torch.softmax(logits.double(), dim=-1)
     for answer in run.calls.answers("decide"):
-        seen = answer({"scores": scores.clone(), "batch": batch, "run": run})
-        with _withheld(run, batch.split):
-            unseen = answer({"scores": scores.clone(), "batch": hidden, "run": run})
-        if not _same(seen, unseen):
+        ask = partial(_decided, answer, scores, run)
+        seen = ask(batch)
+        if reads(seen, ask):
             found.add(str(run.stack.placed(answer.step)))
         scores = seen
+    if not found and run.calls.wraps("decide"):
+        around = partial(_wrapped, first, run)
+        found |= {"a wrapper of decide"} if reads(around(batch), around) else set()
     return found
+
+
+def _decided(answer: Answer, scores: Tensor, run: Run, batch: Batch) -> Tensor:
+    adjusted: Tensor = answer({"scores": scores.clone(), "batch": batch, "run": run})
+    return adjusted
+
+
+def _wrapped(scores: Tensor, run: Run, batch: Batch) -> Tensor:
+    return run.calls.decide(scores.clone(), batch, run)
 
 
 def _hidden(batch: Batch) -> Batch:

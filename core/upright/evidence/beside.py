@@ -46,10 +46,11 @@ def _beside(run: Run, name: str, tables: dict[str, Predictions]) -> dict[str, An
         for split, mine in tables.items():
             if split != "validation" and (folder / "predictions" / f"{split}.parquet").is_file():
                 theirs = read_predictions(folder, split, other)
-                told["splits"] |= {split: compare(theirs, mine, run.seed)} if theirs.task == mine.task else {}
+                lines = compare(theirs, mine, run.seed) if theirs.task == mine.task else []
+                told["splits"] |= {split: lines} if lines else {}
         if not told["splits"]:
-            told["error"] = "it has no predictions of the same test split"
-    except (OSError, UprightError, ValueError) as error:
+            told["error"] = "it has decided no row of the same test split"
+    except (OSError, UprightError, ValueError, KeyError) as error:
         told["error"] = str(error) if isinstance(error, UprightError) else "there is no such finished run"
     return told
 

@@ -14,6 +14,8 @@ from upright.report.view import View
 
 HEADINGS = Path(__file__).parent / "headings.toml"
 
+FAITHFULNESS = ("comprehensiveness", "sufficiency", "infidelity")
+
 Held = Callable[[View, Sequence[str]], bool]
 
 
@@ -58,9 +60,16 @@ def _on_test(run: View, *measures: str) -> list[str]:
         split, *rest = key.split("/")
         if split in ("run", "validation") or len(rest) < 4:
             continue
-        if rest[3] in run.groups.get("base_rates", {}).get(split, {}) and (not measures or rest[2] in measures):
+        columns = run.groups.get("base_rates", {}).get(split, {})
+        if all(column in columns for column in rest[3].split(" & ")) and (not measures or rest[2] in measures):
             found.append(rest[3])
     return found
+
+
+def _tested(run: View) -> bool:
+    """Whether a step measured if explanations follow the model: ``.../explain/<step>/comprehensiveness...``."""
+    parts = [key.split("/") for key in run.metrics]
+    return any(len(part) > 3 and part[1] == "explain" and part[3] in FAITHFULNESS for part in parts)
 
 
 def _about(grouping: str, columns: Sequence[str]) -> bool:
@@ -83,16 +92,10 @@ def _gap_ways(run: View, measure: str) -> list[str]:
 EVIDENCE: dict[str, tuple[str, Held]] = {
     "steps": ("stack", lambda run, _: bool(run.lock.get("steps"))),
     "settings": ("stack", lambda run, _: bool(run.settings)),
-    "base": (
-        "lineage",
-        lambda run, _: bool(run.lock.get("model", {}).get("weights") or run.lock["model"].get("commit")),
-    ),
+    "base": ("lineage", lambda run, _: any(run.lock.get("model", {}).get(name) for name in ("weights", "commit"))),
     "data": ("data", lambda run, _: bool(run.lock["data"]) and all(f["sha256"] for f in run.lock["data"].values())),
     "cleaning": ("cleaning", lambda run, _: bool(run.ledger)),
-    "splits": (
-        "rows",
-        lambda run, _: bool(run.rows.get("common")) and not any(c["row_ids"] for c in run.rows["common"]),
-    ),
+    "splits": ("rows", lambda run, _: bool(run.rows.get("common")) and run.apart),
     "training": ("training", lambda run, _: bool(run.training.get("seconds"))),
     "figures": ("figures", lambda run, _: any(m.low is not None for s in run.tests for m in run.headlines(s).values())),
     "base-rates": ("groups", lambda run, _: any(run.groups.get("base_rates", {}).get(s) for s in run.tests)),
@@ -108,7 +111,7 @@ EVIDENCE: dict[str, tuple[str, Held]] = {
         "explanations",
         lambda run, _: any(e["status"] == "ok" and e["rows"] for e in run.attributions.values()),
     ),
-    "faithfulness": ("figures", lambda run, _: any(key.split("/")[1] == "explain" for key in run.metrics)),
+    "faithfulness": ("figures", lambda run, _: _tested(run)),
     "versions": ("versions", lambda run, _: bool(run.lock.get("distributions"))),
     "command": ("reproduce", lambda run, _: bool(run.settings)),
 }

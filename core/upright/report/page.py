@@ -106,7 +106,7 @@ def breakable(text: str) -> Markup:
 
 def numeric(table: dict[str, Any]) -> set[int]:
     """The columns of a step's table that hold nothing but numbers."""
-    columns = zip(*table["rows"], strict=True)
+    columns = zip(*table["rows"], strict=False)
     return {place for place, cells in enumerate(columns) if all(isinstance(cell, (int, float)) for cell in cells)}
 
 

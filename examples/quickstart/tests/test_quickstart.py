@@ -58,7 +58,6 @@ def test_a_small_run_counts_planted_against_found(tiny_mean: Path, tmp_path: Pat
     sections = json.loads((run.folder / "evidence" / "demo.json").read_text())["steps"]["planted-truth"]["sections"]
     assert [section["title"] for section in sections] == [
         "Planted against found",
-        "With and without the constraint",
         "Do explanations land on the planted words?",
     ]
     rows = {row[0]: row for row in sections[0]["blocks"][1]["rows"]}
@@ -70,7 +69,10 @@ def test_a_small_run_counts_planted_against_found(tiny_mean: Path, tmp_path: Pat
     assert {key for key in run.metrics if key.startswith("run/demo/planted-truth/recall/")} >= {
         f"run/demo/planted-truth/recall/{defect}" for defect in ("edited-duplicate", "label-noise", "mojibake", "pii")
     }
-    assert "no run 'quickstart-unconstrained'" in sections[1]["blocks"][0]["text"]
+    beside = json.loads((run.folder / "evidence" / "beside.json").read_text())["runs"]
+    assert [(one["name"], one["error"]) for one in beside] == [
+        ("quickstart-unconstrained", "there is no such finished run")
+    ]
 
 
 def test_word_pieces_are_put_together() -> None:

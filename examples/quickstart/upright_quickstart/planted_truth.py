@@ -29,11 +29,10 @@ FINDS = {
 
 
 class PlantedTruth(Step):
-    """Compare the planted defects of the made-up notes with the ledger, the gap with a run without the constraint,
-    and the strongest words of explanations with the words that carry the label."""
+    """Compare the planted defects of the made-up notes with the ledger, and the strongest words of explanations with the
+    words that carry the label."""
 
     truth: Path = Field(Path("data/truth.jsonl"), description="The generator's truth, beside the stack file.")
-    twin: str | None = Field(None, description="Name of the run without the constraint; made before this one.")
 
     @hook
     def prepare(self, run: Run) -> None:
@@ -49,8 +48,6 @@ class PlantedTruth(Step):
     @hook
     def report(self, run: Run) -> list[Section]:
         sections = [self._found(run)]
-        if self.twin:
-            sections.append(self._gap(run))
         if run.attributions:
             sections.append(self._landed(run))
         return sections
@@ -105,28 +102,6 @@ class PlantedTruth(Step):
                 figures[f"precision/{defect}"] = Metric(precision, n=told["decided"], source="ledger")
         return figures
 
-    # --- the twin ---------------------------------------------------------------------------------------------------
-
-    def _gap(self, run: Run) -> Section:
-        path = run.folder.parent.parent / str(self.twin) / "latest" / "metrics.json"
-        if not path.is_file():
-            return Section("With and without the constraint", [Text(f"There is no run {self.twin!r} to compare with.")])
-        other = json.loads(path.read_text(encoding="utf-8"))
-        shown = ("equalized_odds_difference", "equal_opportunity_difference", "false_positive_rate_parity_difference")
-        rows = []
-        for key, metric in run.metrics.items():
-            name = key.rpartition("/group-audit/")[2]
-            if (
-                name.split("/")[0] in (*shown, "true_positive_rate") and key.startswith("test/")
-            ) or key == "test/accuracy":
-                rows.append([name, _told(other.get(key, {})), _told(metric.to_json())])
-        text = (
-            f"The run {self.twin!r} differs from this one in that nothing acts on the gap while it trains. On 500 notes "
-            "the intervals are wide: read them before the values."
-        )
-        header = ["figure on test", "without the constraint", "with it"]
-        return Section("With and without the constraint", [Text(text), Table(header, rows)])
-
     # --- attributions -----------------------------------------------------------------------------------------------
 
     def _landed(self, run: Run) -> Section:
@@ -162,13 +137,6 @@ def _parts(reason: str) -> Iterator[str]:
     """A reason, and each of several that were joined."""
     yield reason
     yield from reason.split("+")
-
-
-def _told(metric: dict[str, Any]) -> str:
-    if "value" not in metric:
-        return "–"
-    bounds = f" ({metric['low']:.3f} to {metric['high']:.3f})" if "low" in metric else ""
-    return f"{metric['value']:.3f}{bounds}"
 
 
 def _words(one: Attribution) -> list[tuple[str, float]]:
