@@ -1,1 +1,2 @@
-"""Explaining steps for Upright: integrated-gradients, occlusion, shapley, gradient-shap, input-x-gradient, attention, faithfulness."""
+"""Explaining steps for Upright: integrated-gradients, occlusion, shapley, gradient-shap, input-x-gradient, attention, and
+faithfulness, which checks them."""
