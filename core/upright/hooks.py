@@ -246,7 +246,11 @@ def judge(metrics: dict[str, Metric], run: Run) -> list[Verdict] | Verdict | Non
 
 @_combines("list")
 def explain(target: Target, rows: Dataset, run: Run) -> list[Attribution]:
-    """Explain decisions on ``rows`` (the first test split, else validation); the step chooses which and how many."""
+    """Explain decisions on ``rows`` (the first test split, else validation); the step chooses which and how many.
+
+    Asked again by a step that checks explanations, ``target.batches`` yields only some of the rows that it is asked for,
+    and ``run.model`` is another one.
+    """
 
 
 @_combines("list")

@@ -64,9 +64,9 @@ def learnt(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 @pytest.fixture(scope="module")
 def judged(learnt: dict[str, Any]) -> Run:
     """Every explainer of the tests beside integrated gradients, in one run."""
-    honest = [{"use": "integrated-gradients", "samples": 16}]
+    bundled = [{"use": name, "samples": 16} for name in ("integrated-gradients", "occlusion", "attention")]
     steps = (*wrong.NOT_OF_THE_MODEL, wrong.Dice(), wrong.Without(), wrong.Backwards(), wrong.Once())
-    run = execute(beside({**learnt, "explain": honest}, *steps))
+    run = execute(beside({**learnt, "explain": bundled}, *steps))
     assert run.metrics["test/accuracy"].value > 0.9
     return run
 
@@ -79,7 +79,7 @@ def verdict(run: Run, gate: str) -> str:
 
 
 def test_an_honest_explainer_passes(judged: Run) -> None:
-    for key in ("integrated-gradients", "without"):
+    for key in ("integrated-gradients", "occlusion", "without"):
         assert verdict(judged, f"sanity of {key}") == "met"
         assert verdict(judged, f"comprehensiveness of {key}") == "met"
 
@@ -87,6 +87,10 @@ def test_an_honest_explainer_passes(judged: Run) -> None:
 @pytest.mark.parametrize("step", wrong.NOT_OF_THE_MODEL, ids=lambda step: type(step).__name__)
 def test_an_explainer_that_does_not_follow_the_model_fails(judged: Run, step: Step) -> None:
     assert verdict(judged, f"sanity of {type(step).__name__.lower()}") == "violated"
+
+
+def test_attention_fails_as_its_text_says(judged: Run) -> None:
+    assert verdict(judged, "sanity of attention") == "violated"
 
 
 def test_numbers_by_lot_pass_neither_check(judged: Run) -> None:
@@ -181,7 +185,7 @@ def test_a_secret_word_that_decides_ranks_first(tiny_bert: Path, tmp_path: Path)
         "model": {"base": str(tiny_bert)},
         "tune": "full",
         "train": {"max_steps": 120, "batch_size": 16, "learning_rate": 5e-3, "head_learning_rate": 1e-2},
-        "explain": [{"use": name, "samples": 220} for name in HONEST],  # settings as they are
+        "explain": [{"use": name, "samples": 220, **more} for name, more in HONEST.items()],
         "output": str(tmp_path / "runs"),
     }
     run = execute(Stack.load(stack))
@@ -197,7 +201,12 @@ def test_a_secret_word_that_decides_ranks_first(tiny_bert: Path, tmp_path: Path)
         assert np.mean(first) >= 0.99, name
 
 
-HONEST = ("integrated-gradients", "occlusion", "shapley", "gradient-shap")
+HONEST: dict[str, dict[str, int]] = {
+    "integrated-gradients": {},
+    "occlusion": {},
+    "shapley": {"n_samples": 5},  # fewer than by default, which takes longer and makes it easier
+    "gradient-shap": {"n_samples": 20},
+}
 
 # --- erased tokens, by a loop in float64 ------------------------------------------------------------------------------
 

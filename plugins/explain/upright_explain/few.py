@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from upright import Batch
     from upright.objects import Target
 
+RADIUS = 0.02
+"""Bound of the noise, as in captum's sensitivity, but in parts of the embeddings' root mean square."""
+
 
 class Few:
     """A target that has only the rows of ``decided``, and tells the class that was explained before for each.
@@ -47,7 +50,3 @@ class Few:
         content = (embeds != self._target.baseline(batch, "zero")).any(-1, keepdim=True)
         noise = 2 * torch.rand(embeds.shape, generator=self._noise).to(embeds) - 1
         return embeds + RADIUS * embeds.square().mean().sqrt() * noise * content
-
-
-RADIUS = 0.02
-"""Bound of the noise, as in captum's sensitivity, but in parts of the embeddings' root mean square."""
