@@ -53,6 +53,7 @@ def test_core_names_no_step_and_no_distribution() -> None:
     ordinary = {
         "adapter",
         "calibrate",
+        "erase",
         "full",
         "head",
         "language",

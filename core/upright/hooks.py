@@ -161,7 +161,8 @@ def loss(batch: Batch, output: Output, run: Run) -> Tensor:
     """Return a term added to each row's loss, ``[R]``; pure: no state changes, no ``.item()``.
 
     What couples rows must be said in ``breaks = {Capability.INDEPENDENT_RECORDS}``, unless it couples through
-    ``run.groups`` alone.
+    ``run.groups`` alone, or a row with its own repeats (the same ``batch.rows``), which are always seen together. Under
+    ``vmap`` that is told by comparing ``rows``, not by a branch.
     """
 
 

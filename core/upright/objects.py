@@ -29,7 +29,8 @@ class Batch:
     ``inputs`` are the model's keyword arguments, each ``[R, ...]``; ``labels`` is ``Long[R]`` for classification,
     ``Long[R, T]`` with -100 for ignored positions otherwise. ``rows`` are row numbers within ``split``;
     ``unit`` says whose each row is: a step that repeats a row repeats its ``rows`` and ``unit`` entries too.
-    ``groups`` holds, for each sensitive column, the code of the row's value (-1: missing).
+    ``groups`` holds, for each sensitive column, the code of the row's value (-1: missing); a step that marks rows in
+    ``batch`` puts its marks beside them, by its key.
     """
 
     inputs: dict[str, Tensor]

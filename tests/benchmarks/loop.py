@@ -77,8 +77,10 @@ def rows(path: Path, words: int) -> None:
             out.write(json.dumps({"text": " ".join(draw.choices(bank, k=words)), "label": n % 2}) + "\n")
 
 
-def ours(folder: Path, kind: str, tune: Any = "full") -> tuple[Run, Callable[[], None]]:
-    """A prepared run and the function that makes one update of it."""
+def ours(
+    folder: Path, kind: str, tune: Any = "full", more: dict[str, Any] | None = None
+) -> tuple[Run, Callable[[], None]]:
+    """A prepared run and the function that makes one update of it; ``more`` is what of the stack is to be otherwise."""
     settings: dict[str, Any] = {
         "name": kind,
         "data": {"train": str(folder / "train.jsonl"), "validation": str(folder / "valid.jsonl")},
@@ -86,6 +88,7 @@ def ours(folder: Path, kind: str, tune: Any = "full") -> tuple[Run, Callable[[],
         "tune": tune,
         "train": {"epochs": 10_000, "batch_size": BATCH, "micro_batch_size": BATCH, "learning_rate": 1e-4},
         "output": str(folder / "runs"),
+        **(more or {}),
     }
     stack = Stack.load(settings)
     if kind == "null":

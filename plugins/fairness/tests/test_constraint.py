@@ -108,7 +108,10 @@ def test_multipliers_push_a_rate_that_is_too_high_down() -> None:
     assert multipliers[0] > 0 == multipliers[1], "a group within its bound is left alone"
 
 
-@pytest.mark.parametrize("use", ["constraint", "equalized-odds", "group-dro", "reweigh", "adversarial"])
+@pytest.mark.parametrize(
+    "use",
+    ["constraint", "equalized-odds", "group-dro", "reweigh", "adversarial", "erase", "balanced-batches", "thresholds"],
+)
 def test_decisions_need_no_group_and_the_model_ships_none(use: str, toy: dict[str, Any], tmp_path: Path) -> None:
     run = execute(Stack.load({**toy, "fairness": {"use": use, "groups": ["sex"]}}))
     twin = execute(Stack.load({**toy, "output": str(tmp_path / "twin")}))
@@ -153,8 +156,8 @@ def test_group_dro_favours_the_group_of_the_larger_loss(toy: dict[str, Any], tmp
     torch.testing.assert_close(step._kept(run, "weights"), expected)
 
 
-@pytest.mark.parametrize("use", ["constraint", "group-dro"])
-def test_released_sums_go_with_dp_sgd(use: str, toy: dict[str, Any]) -> None:
+@pytest.mark.parametrize("use", ["constraint", "group-dro", "adversarial", "thresholds", "multiclass-offsets"])
+def test_what_couples_no_records_goes_with_dp_sgd(use: str, toy: dict[str, Any]) -> None:
     toy["privacy"] = {"use": "dp-sgd", "noise_multiplier": 1.0, "delta": 1e-3}
     assert execute(Stack.load({**toy, "fairness": {"use": use, "groups": ["sex"]}})).exit_code == 0
 

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from upright import Batch, Stack
+from upright import Batch, Predictions, Stack
 from upright.engine.evaluate import predict
 from upright.engine.execute import execute
 from upright.errors import ConfigError
 from upright_fairness import group_thresholds, rates, threshold, threshold_optimizer
 from upright_fairness.threshold_optimizer import CONSTRAINTS
+from upright_fairness.thresholds import Thresholds
 
 KINDS = list(rates.GAPS)
 EXACT = 1e-9
@@ -173,9 +175,26 @@ def test_a_score_at_the_threshold_is_at_it(number: int) -> None:
     assert found.tolist() == (scores[:, number] >= scores[0, number]).tolist()
 
 
+def test_without_any_group_there_is_the_threshold_for_all() -> None:
+    given = np.array([0.2, 0.8]), np.array([False, True]), np.array([-1, -1])
+    common, own = group_thresholds.choose_by_group(*given, 0.02, "equalized_odds")
+    assert 0.2 < common <= 0.8
+    assert len(own) == 0
+
+
 def test_a_group_without_positives_leaves_the_gap_of_the_others() -> None:
     counts = np.array([[[10, 0], [5, 5]], [[10, 0], [9, 1]], [[10, 0], [0, 0]]])
     assert threshold.gap(counts, "equal_opportunity") == pytest.approx(0.4)
+
+
+def test_rows_without_a_label_choose_nothing() -> None:
+    table = pa.table(
+        {"label": [1, -1, 0], "scores": [[0.2, 0.8], [0.1, 0.9], [0.6, 0.4]], "group/sex": ["f", "m", None]}
+    )
+    predictions = Predictions("validation", "text-classification", ["a", "b"], table)
+    step = Thresholds(groups=["sex"])
+    scores, truth, [(codes, names)] = threshold.known_rows(step, predictions, 1)
+    assert (scores.tolist(), truth.tolist(), codes.tolist(), names) == ([0.8, 0.4], [True, False], [0, -1], ["f", "m"])
 
 
 AWARE = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from operator import itemgetter
 
 import numpy as np
 
@@ -13,6 +14,8 @@ CANDIDATES = 51
 """Thresholds that are tried in a group."""
 CORNERS = 41
 """Lower ends of a common range of a rate that are tried; all of them where there are no more."""
+
+ROUNDING = 1e-12
 
 
 def choose_by_group(
@@ -34,71 +37,60 @@ def choose_by_group(
     """
     common = choose(scores, truth, [group], max_gap, kind, objective)
     shares = row_shares(truth, objective)
-    count = int(group.max(initial=-1)) + 1
+
+    def worth(thresholds: np.ndarray) -> float:
+        own = np.append(thresholds, common)[group]  # a row without a group is decided by the common one
+        return value(scores >= own, truth, [group], max_gap, kind, shares)
+
     tried, gains, reached = [], [], []
-    for one in range(count):
+    for one in range(int(group.max(initial=-1)) + 1):
         mine = group == one
-        own = np.quantile(scores[mine], np.linspace(0, 1, CANDIDATES)) if mine.sum() >= min_rows else np.zeros(0)
+        own = np.quantile(scores[mine], np.linspace(0, 1, CANDIDATES)) if mine.sum() >= min_rows else []
         thresholds = np.unique(np.append(own, common))
         decision = scores[mine] >= thresholds[:, None]
-        right = decision == truth[mine]
-        counts = np.stack([(decision & ~truth[mine]).sum(1), (decision & truth[mine]).sum(1)], axis=1)
-        of_class = np.array([(~truth[mine]).sum(), truth[mine].sum()])
-        table = np.stack([of_class - counts, counts], axis=2)
         tried.append(thresholds)
-        gains.append(right @ shares[mine])
-        reached.append(np.stack([rates.value(table, rate) for rate in rates.GAPS[kind]]))
-    chosen = _within(gains, reached, max_gap)
+        gains.append((decision == truth[mine]) @ shares[mine])
+        reached.append(_rates(decision, truth[mine], kind))
+    if not reached:
+        return common, np.zeros(0)
+    lows = [_corners(np.concatenate([one[k] for one in reached])) for k in range(len(rates.GAPS[kind]))]
+    _, chosen = max((_best_below(np.array(low), gains, reached, max_gap) for low in product(*lows)), key=itemgetter(0))
     found = np.array([thresholds[place] for thresholds, place in zip(tried, chosen, strict=True)])
-    everybody = np.full(count, common)
-    if _value(everybody, common, scores, truth, group, max_gap, kind, shares) >= _value(
-        found, common, scores, truth, group, max_gap, kind, shares
-    ):
-        found = everybody
-    return common, found
+    return common, max(np.full(len(found), common), found, key=worth)  # of equals the first: the simpler one
 
 
-def _value(
-    thresholds: np.ndarray,
-    common: float,
-    scores: np.ndarray,
-    truth: np.ndarray,
-    group: np.ndarray,
-    max_gap: float,
-    kind: str,
-    shares: np.ndarray,
-) -> float:
-    own = np.append(thresholds, common)[group]  # a row without a group is decided by the common one
-    return value(scores >= own, truth, [group], max_gap, kind, shares)
+def _rates(decision: np.ndarray, truth: np.ndarray, kind: str) -> np.ndarray:
+    """A group's rates of ``kind`` under each candidate, ``[K, C]``, from decisions bool[C, n]."""
+    said = np.stack([(decision & ~truth).sum(1), (decision & truth).sum(1)], axis=1)
+    of_class = np.array([(~truth).sum(), truth.sum()])
+    cells = np.stack([of_class - said, said], axis=2)
+    return np.stack([rates.value(cells, rate) for rate in rates.GAPS[kind]])
 
 
-def _within(gains: list[np.ndarray], reached: list[np.ndarray], max_gap: float) -> list[int]:
-    """The place of each group's threshold, from gains ``[C]`` and rates ``[K, C]`` by group."""
-    best, chosen = -np.inf, [0] * len(gains)
-    for corner in product(*(_corners(np.concatenate([one[k] for one in reached])) for k in range(len(reached[0])))):
-        ordered, running = [], []
-        for one, gain in zip(reached, gains, strict=True):
-            above = one - np.array(corner)[:, None]
-            above = np.where(np.isnan(above), 0.0, np.where(above < -1e-12, np.inf, above)).max(0)
-            order = np.lexsort((-gain, above))
-            ordered.append((order, above[order]))
-            running.append(np.maximum.accumulate(gain[order]))
-        widths = np.unique(np.concatenate([above for _, above in ordered]))
-        widths = widths[np.isfinite(widths)]
-        total = -np.maximum(widths - max_gap, 0)
-        ends = []
-        for (_, above), top in zip(ordered, running, strict=True):
-            end = np.searchsorted(above, widths, "right") - 1
-            total = total + np.where(end >= 0, top[end], -np.inf)
-            ends.append(end)
-        if len(widths) and total.max() > best + 1e-12:
-            place = int(total.argmax())
-            best = float(total[place])
-            chosen = [
-                int(order[int(top[: end[place] + 1].argmax())])
-                for (order, _), top, end in zip(ordered, running, ends, strict=True)
-            ]
-    return chosen
+def _best_below(
+    corner: np.ndarray, gains: list[np.ndarray], reached: list[np.ndarray], max_gap: float
+) -> tuple[float, list[int]]:
+    """What the best width of the range that begins at ``corner [K]`` is worth, and the place of each group's threshold."""
+    ordered = []
+    for one, gain in zip(reached, gains, strict=True):
+        above = one - corner[:, None]  # how wide the range must be; a rate without rows is in every range
+        width = np.where(np.isnan(above), 0.0, np.where(above < -ROUNDING, np.inf, above)).max(0)
+        order = np.argsort(width, kind="stable")
+        ordered.append((order, width[order], gain[order]))
+    widths = np.unique(np.concatenate([width[np.isfinite(width)] for _, width, _ in ordered]))
+    if not len(widths):
+        return -np.inf, []
+    total, ends = -np.maximum(widths - max_gap, 0), []
+    for _, width, gain in ordered:
+        ends.append(np.searchsorted(width, widths, "right"))
+        top = np.append(-np.inf, np.maximum.accumulate(gain))
+        total = total + top[ends[-1]]
+    at = int(total.argmax())
+    if not np.isfinite(total[at]):
+        return -np.inf, []
+    return float(total[at]), [
+        int(order[gain[: end[at]].argmax()]) for (order, _, gain), end in zip(ordered, ends, strict=True)
+    ]
 
 
 def _corners(values: np.ndarray) -> np.ndarray:

@@ -21,7 +21,8 @@ def measured(step: Any, predictions: Predictions, run: Run, classes: list[int], 
     if predictions.split != "validation" or not (predictions.numpy("label") >= 0).any():
         return {}
     if step.moves_decisions and len(predictions.labels) == 2:
-        scores, truth, columns = threshold.labelled(step, predictions, classes[0])
+        scores, truth, named = threshold.known_rows(step, predictions, classes[0])
+        columns = [codes for codes, _ in named]
         chosen = threshold.bagged(scores, truth, columns, step.max_gap, kind, seed=run.seed)
         shares = threshold.row_shares(truth, "accuracy")
         return {FIGURE: threshold.value(scores >= chosen, truth, columns, step.max_gap, kind, shares)}

@@ -8,6 +8,7 @@ import numpy as np
 
 from upright.errors import ConfigError
 from upright_fairness import groups, rates
+from upright_fairness.positive import check_class
 
 if TYPE_CHECKING:
     from upright import Predictions, Run, Step
@@ -29,20 +30,35 @@ def check_alone(step: Step, run: Run) -> None:
             )
 
 
+def check_fitted(step: Any, run: Run) -> None:
+    """Raise ConfigError where a step after training may not read its groups, is not alone, or has nothing to be fitted on."""
+    groups.check(step, step.groups, "train", run)
+    if step.group_aware:
+        groups.check(step, step.groups, "inference", run)
+    check_class(step, step.positive, run)
+    check_alone(step, run)
+    if "validation" not in run.data:
+        own = run.stack.placed(step)
+        raise ConfigError(f"{own.where}  {own}: there is no validation split to fit on; name one in data.validation")
+
+
 def calibrate(
     step: Any, predictions: Predictions, run: Run, number: int, kind: str, objective: Objective = "accuracy"
 ) -> None:
     """Choose the threshold for class ``number`` of two on validation, for the groups and ``max_gap`` of ``step``; keep it."""
-    scores, truth, columns = labelled(step, predictions, number)
-    given = columns, step.max_gap, kind, objective
+    scores, truth, columns = known_rows(step, predictions, number)
+    given = [codes for codes, _ in columns], step.max_gap, kind, objective
     run.keep(step, "threshold", dict)["threshold"] = bagged(scores, truth, *given, seed=run.seed)
 
 
-def labelled(step: Any, predictions: Predictions, number: int) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Scores and truth of class ``number`` and the groups of each of the step's specs, of rows that have a label."""
-    known = predictions.numpy("label") >= 0
-    columns = [groups.codes(spec, predictions)[0][known] for spec in step.groups]
-    return predictions.numpy("scores")[known, number], predictions.numpy("label")[known] == number, columns
+def known_rows(
+    step: Any, predictions: Predictions, number: int
+) -> tuple[np.ndarray, np.ndarray, list[tuple[np.ndarray, list[str]]]]:
+    """Scores of class ``number``, whether that is the label, and each spec's groups and their names; labelled rows alone."""
+    labels = predictions.numpy("label")
+    known, found = labels >= 0, [groups.codes(spec, predictions) for spec in step.groups]
+    columns = [(codes[known], names) for codes, names in found]
+    return predictions.numpy("scores")[known, number], labels[known] == number, columns
 
 
 def decide(step: Step, scores: Any, run: Run, number: int) -> Any:

@@ -12,7 +12,7 @@ from upright import Batch, Capability, Predictions, Run, Section, Step, hook
 from upright.errors import ConfigError
 from upright_fairness import groups
 from upright_fairness.groups import Groups
-from upright_fairness.positive import check_class, class_number
+from upright_fairness.positive import class_number
 
 FILE = "thresholds.json"
 
@@ -60,18 +60,12 @@ class Thresholds(Step):
 
     @hook
     def prepare(self, run: Run) -> None:
-        from upright_fairness.threshold import check_alone
+        from upright_fairness.threshold import check_fitted
 
-        where = f"{run.stack.placed(self).where}  fairness.{run.key(self)}"
-        groups.check(self, self.groups, "train", run)
-        if self.group_aware:
-            groups.check(self, self.groups, "inference", run)
-        check_class(self, self.positive, run)
-        check_alone(self, run)
+        check_fitted(self, run)
         if len(run.labels) != 2:
-            raise ConfigError(f"{where}: there are {len(run.labels)} classes and it serves two; use multiclass-offsets")
-        if "validation" not in run.data:
-            raise ConfigError(f"{where}: there is no validation split to fit on; name one in data.validation")
+            own = run.stack.placed(self)
+            raise ConfigError(f"{own.where}  {own}: serves two classes, not {len(run.labels)}; use multiclass-offsets")
 
     @hook
     def calibrate(self, predictions: Predictions, run: Run) -> None:
@@ -85,8 +79,7 @@ class Thresholds(Step):
 
         from upright_fairness import group_thresholds, threshold_optimizer
 
-        scores, truth = predictions.numpy("scores")[:, number], predictions.numpy("label") == number
-        codes, names = groups.codes(self.groups[0], predictions)
+        scores, truth, [(codes, names)] = threshold.known_rows(self, predictions, number)
         if self.method == "deterministic":
             given = scores, truth, codes, self.max_gap, self.constraint, self.scoring, self.min_rows
             kept["threshold"], found = group_thresholds.choose_by_group(*given)

@@ -44,7 +44,8 @@ def per_row(
 ) -> tuple[Contributions, Statistics]:
     """What each row adds to every trainable parameter's gradient, and to the statistics ``{step: {name: [R, K]}}``.
 
-    A row that a step repeated counts once: each copy by its share. ``served`` learns which rule served which parameter.
+    A row that a step repeated counts once, each copy by its share, and its copies are seen together: what they add is told
+    of them all, at whichever of them. ``served`` learns which rule served which parameter.
     Raises `Unserved` (direct) or RuntimeError (functorch) where the method cannot do it; `loop` always can.
     """
     if mode == "direct":
@@ -89,59 +90,71 @@ def _direct(losses: Losses, batch: Batch, served: dict[str, set[str]]) -> tuple[
     return contributions, _shared(statistics, share)
 
 
+def _copies(batch: Batch) -> Iterator[Tensor]:
+    """Places ``[n, c]`` of the rows that stand ``c`` times in the batch: what a step repeated is seen together."""
+    _, inverse, counts = torch.unique(batch.rows, return_inverse=True, return_counts=True)
+    for count in counts.unique().tolist():
+        mine = (counts[inverse] == count).nonzero().flatten()
+        yield (mine if count == 1 else mine[inverse[mine].argsort(stable=True)]).view(-1, count)
+
+
 def _vmapped(losses: Losses, batch: Batch) -> tuple[Contributions, Statistics]:
     parameters = {name: p.detach() for name, p in trainable(losses).items()}
-
-    def one(values: dict[str, Tensor], row: dict[str, Any]) -> tuple[Tensor, Statistics]:
-        alone = Batch(
-            {name: value.unsqueeze(0) for name, value in row["inputs"].items()},
-            row["labels"].unsqueeze(0),
-            row["rows"].unsqueeze(0),
-            row["unit"].unsqueeze(0),
-            {name: value.unsqueeze(0) for name, value in row["groups"].items()},
-            batch.split,
-        )
-        loss, statistics = torch.func.functional_call(losses, values, (alone,))
-        return loss.sum() * row["share"].to(loss.dtype), {
-            s: {n: v.squeeze(0) for n, v in d.items()} for s, d in statistics.items()
-        }
-
     share = _shares(batch)
-    rows = {
-        "inputs": batch.inputs,
-        "labels": batch.labels,
-        "rows": batch.rows,
-        "unit": batch.unit,
-        "groups": batch.groups,
-        "share": share,
-    }
+
+    def one(values: dict[str, Tensor], row: dict[str, Any], share: Tensor) -> tuple[Tensor, Statistics]:
+        loss, statistics = torch.func.functional_call(losses, values, (Batch(**row, split=batch.split),))
+        return (loss * share.to(loss.dtype)).sum(), statistics
+
+    found: dict[str, Tensor] = {}
+    told: Statistics = {}
     with masks_without_branches():
         gradient = torch.func.grad(one, has_aux=True)
-        found, statistics = torch.func.vmap(gradient, in_dims=(None, 0), randomness="different")(parameters, rows)
-    return {name: [Dense(widened(rows))] for name, rows in found.items()}, _shared(statistics, share)
+        for places in _copies(batch):
+            rows = {
+                "inputs": {name: value[places] for name, value in batch.inputs.items()},
+                "labels": batch.labels[places],
+                "rows": batch.rows[places],
+                "unit": batch.unit[places],
+                "groups": {name: value[places] for name, value in batch.groups.items()},
+            }
+            together = torch.func.vmap(gradient, in_dims=(None, 0, 0), randomness="different")
+            gradients, statistics = together(parameters, rows, share[places])
+            for name, value in gradients.items():
+                if len(places) == len(batch):
+                    found[name] = widened(value)
+                    continue
+                if name not in found:
+                    found[name] = widened(value).new_zeros(len(batch), *value.shape[1:])
+                found[name][places[:, 0]] = widened(value)
+            _placed(told, statistics, places, len(batch))
+    return {name: [Dense(rows)] for name, rows in found.items()}, _shared(told, share)
 
 
 def _looped(losses: Losses, batch: Batch) -> tuple[Contributions, Statistics]:
     parameters = trainable(losses)
     share = _shares(batch)
-    rows: list[list[Tensor]] = []
-    found: list[Statistics] = []
-    for place in range(len(batch)):
-        loss, statistics = losses(batch.take(torch.tensor([place], device=batch.rows.device)))
-        total = loss.sum() * share[place].to(loss.dtype)
+    found = {name: torch.zeros_like(widened(p)).expand(len(batch), *p.shape).clone() for name, p in parameters.items()}
+    told: Statistics = {}
+    for places in [row for rows in _copies(batch) for row in rows]:
+        loss, statistics = losses(batch.take(places))
+        total = (loss * share[places].to(loss.dtype)).sum()
         gradient = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
-        rows.append(
-            [torch.zeros_like(p) if g is None else g for g, p in zip(gradient, parameters.values(), strict=True)]
-        )
-        found.append(statistics)
-    joined = {
-        step: {name: torch.cat([one[step][name] for one in found]) for name in named}
-        for step, named in (found[0] if found else {}).items()
-    }
-    contributions: Contributions = {
-        name: [Dense(widened(torch.stack([row[n] for row in rows])))] for n, name in enumerate(parameters)
-    }
-    return contributions, _shared(joined, share)
+        for name, g in zip(parameters, gradient, strict=True):
+            if g is not None:
+                found[name][places[0]] = widened(g)
+        _placed(told, statistics, places, len(batch))
+    return {name: [Dense(rows)] for name, rows in found.items()}, _shared(told, share)
+
+
+def _placed(told: Statistics, found: Statistics, places: Tensor, count: int) -> None:
+    """Put the statistics of the rows at ``places`` where those of the batch's ``count`` rows stand."""
+    for step, named in found.items():
+        for name, value in named.items():
+            kept = told.setdefault(step, {})
+            if name not in kept:
+                kept[name] = value.new_zeros(count, value.shape[-1])
+            kept[name][places] = value
 
 
 @contextmanager
