@@ -47,8 +47,7 @@ def calibrate(
 ) -> None:
     """Choose the threshold for class ``number`` of two on validation, for the groups and ``max_gap`` of ``step``; keep it."""
     scores, truth, columns = known_rows(step, predictions, number)
-    codes = [column for column, _ in columns]
-    given = codes, step.max_gap, kind, objective
+    given = [codes for codes, _ in columns], step.max_gap, kind, objective
     run.keep(step, "threshold", dict)["threshold"] = bagged(scores, truth, *given, seed=run.seed)
 
 
