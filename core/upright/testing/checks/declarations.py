@@ -26,14 +26,21 @@ LIMIT = 60
 
 
 def imports_lightly(subject: Subject) -> str:
-    """Importing the step's module loads none of the heavy libraries: ``upright check`` imports it."""
+    """Importing the step's module loads none of the heavy libraries and calls nobody: ``upright check`` imports it."""
     name = type(subject.step).__module__
     file = getattr(sys.modules.get(name), "__file__", None)
     if file is None or Path(file).name.startswith(("test_", "conftest")):
         raise Skipped("the class stands in a test; what is shipped is imported from a module of its own")
     ours = name.startswith("upright_local_")  # a file beside a stack is no module that could be found by its name
     look = f"import runpy; runpy.run_path({file!r})" if ours else f"import {name}"
-    told = f"{look}\nimport sys; print('HEAVY', *[m for m in {HEAVY!r} if m in sys.modules])"
+    told = f"""
+import json, sys
+from upright.testing.network import closed
+called = []
+with closed(called):
+    {look}
+print("FOUND", json.dumps([called, [m for m in {HEAVY!r} if m in sys.modules]]))
+"""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     try:
         done = subprocess.run(
@@ -43,7 +50,9 @@ def imports_lightly(subject: Subject) -> str:
         raise Failed(f"importing {name} took over {LIMIT} s") from error
     if done.returncode:
         raise Failed(f"{name} cannot be imported on its own: {done.stderr.strip().splitlines()[-1:]}")
-    heavy = done.stdout.rpartition("HEAVY")[2].split()
+    called, heavy = json.loads(done.stdout.rpartition("FOUND")[2])
+    if called:
+        raise Failed(f"importing {name} asks the network for {called[0]!r}; leave the network alone at import")
     if heavy:
         raise Failed(f"importing {name} imports {', '.join(heavy)}; move heavy imports into the hooks that use them")
     return f"{name} imports nothing heavy"
