@@ -31,9 +31,12 @@ def test_every_check_has_a_wrong_step() -> None:
     assert {check for check, *_ in WRONG} | UNTESTED == CHECKS.keys()
 
 
-def test_a_module_that_imports_torch_fails_exactly_that(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "first", ["import torch", "import socket\ntry:\n    socket.getaddrinfo('example.org', 80)\nexcept OSError: ..."]
+)
+def test_a_module_that_imports_torch_or_asks_the_network_fails_exactly_that(first: str, tmp_path: Path) -> None:
     (tmp_path / "heavy.py").write_text(
-        "import torch\nfrom upright import Step, hook\n"
+        f"{first}\nfrom upright import Step, hook\n"
         "class Heavy(Step):\n    'Help.'\n    @hook\n    def watch(self): ...\n"
     )
     found, path = local.find("heavy.py:Heavy", tmp_path, "here")

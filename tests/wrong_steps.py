@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import socket
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -90,6 +92,25 @@ class CallsHome(Step):
             socket.create_connection(("example.org", 80), timeout=1).close()
         except OSError:
             return
+
+
+class Patches(Step):
+    """Makes core's verifier see no difference."""
+
+    @hook
+    def prepare(self) -> None:
+        from upright.evidence import verify
+
+        verify._same = lambda one, other: True  # type: ignore[assignment]
+
+
+class Spills(Step):
+    """Writes where nobody asked it to, or tries to: the folder is not there."""
+
+    @hook
+    def prepare(self) -> None:
+        with suppress(OSError):
+            Path("/no-such-folder/rows.txt").write_text("rows")
 
 
 class Shakes(Step):
@@ -355,6 +376,8 @@ WRONG: list[tuple[str, str, Step]] = [
     ("returns", "fairness", Speaks()),
     ("runs", "explain", Fails()),
     ("works-offline", "prompt", CallsHome()),
+    ("leaves-core-alone", "train", Patches()),
+    ("writes-inside", "train", Spills()),
     ("same-seed-same-result", "train", Shakes()),
     ("figures-follow", "fairness", Afterthought()),
     ("trains-what-it-claims", "tune", MovesFrozen()),

@@ -86,7 +86,7 @@ def load(entry: Entry, where: str = "") -> type[Step]:
     who = f"{entry.section}.{entry.name} of {entry.dist} {entry.version}"
     try:
         found = metadata.EntryPoint(entry.name, entry.value, PREFIX + entry.section).load()
-    except Exception as error:  # whatever a module raises while it is imported, the plugin is what is broken
+    except (Exception, SystemExit) as error:  # whatever a module raises while imported, the plugin is what is broken
         cause = f"{type(error).__name__}: {error}".strip().split("\n")[0]
         raise PluginError(f"{told}{who} cannot be imported ({cause}); update or uninstall {entry.dist}") from error
     if not (isinstance(found, type) and issubclass(found, Step)):

@@ -23,12 +23,12 @@ from upright.engine.batches import encode
 from upright.engine.checkpoint import newest
 from upright.engine.core_answers import CoreAnswers
 from upright.engine.data import load_data
-from upright.engine.finish import finish, save_cleaned
+from upright.engine.finish import close, finish, save_cleaned
 from upright.engine.loop import count_updates, train
 from upright.engine.plan import describe
 from upright.engine.tasks import get
 from upright.engine.telling import stage, write_json
-from upright.errors import ConfigError, UprightError
+from upright.errors import ConfigError, IntegrityError, UprightError
 from upright.evidence.events import Events
 from upright.evidence.files import write_atomic
 from upright.evidence.lock import hold, make_lock, write_lock
@@ -58,6 +58,7 @@ def execute(
     ``status.json`` says so.
     """
     folder = _resumed(stack, resume) if resume else _new_folder(stack)
+    asked = resolved(stack)
     with _alone(folder), _told(folder):
         run = prepare_run(stack, folder, listen, resume=resume is not None, clean=clean)
         if stack.cleans_only:
@@ -66,6 +67,8 @@ def execute(
         else:
             _train(run, resume is not None, locked)
         finish(run)
+        _hold_settings(stack, asked)
+        close(run)
     return run
 
 
@@ -164,6 +167,17 @@ def _train(run: Run, resume: bool, locked: dict[str, Any] | None) -> None:
     for check in checks:
         if check.status == "failed":
             raise UprightError(f"after training: {check.check}: {check.detail}; the run's figures are not reported")
+
+
+def _hold_settings(stack: Stack, asked: dict[str, Any]) -> None:
+    """Raise IntegrityError where a setting is no longer what the run was started with: a step can reach another's."""
+    now = resolved(stack)
+    changed = [key for key in asked if now.get(key) != asked[key]]
+    if changed:
+        raise IntegrityError(
+            f"{stack.where(changed[0])}  {changed[0]}: its settings were changed during the run, so the figures are not those "
+            "of the stack; find the step that changes another's, and remove it"
+        )
 
 
 def _new_folder(stack: Stack) -> Path:

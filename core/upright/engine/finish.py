@@ -34,7 +34,7 @@ FITTED = ("train", "validation")
 
 
 def finish(run: Run) -> None:
-    """Take a trained (or untrained, or only cleaned) run to its end; sets ``run.exit_code`` to 0, 1 or 4.
+    """Take a trained (or untrained, or only cleaned) run past its last hook; sets ``run.exit_code`` to 0, 1 or 4.
 
     A step that fails in ``explain`` or ``report`` leaves evidence that says *failed*, and exit code 1.
     """
@@ -59,6 +59,10 @@ def finish(run: Run) -> None:
         write_json(run.folder / "evidence" / f"{section}.json", {"steps": content})
     seal_steps(run)
     run.exit_code = run.exit_code or gate
+
+
+def close(run: Run) -> None:
+    """Say how a finished run ended and seal its folder by the manifest; no step is asked any more."""
     state = {0: "done", 4: "gate-failed"}.get(run.exit_code, "failed")
     run.emit("finished", state=state, exit_code=run.exit_code)
     write_status(run.folder, state, exit_code=run.exit_code, updates=run.update)

@@ -17,6 +17,7 @@ from upright.testing.checks import (
     privacy,
     records,
     runs,
+    surroundings,
     tuning,
 )
 from upright.testing.outcome import Conformance, Failed, Outcome, Skipped
@@ -36,6 +37,8 @@ CHECKS: dict[str, Callable[[Subject], str]] = {
     "returns": runs.returns,
     "runs": runs.runs,
     "works-offline": runs.works_offline,
+    "leaves-core-alone": surroundings.leaves_core_alone,
+    "writes-inside": surroundings.writes_inside,
     "same-seed-same-result": runs.same_seed_same_result,
     "figures-follow": runs.figures_follow,
     "trains-what-it-claims": tuning.trains_what_it_claims,

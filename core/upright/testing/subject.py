@@ -19,6 +19,7 @@ from upright.testing.outcome import Failed, Skipped
 if TYPE_CHECKING:
     from upright.catalog import Entry
     from upright.run import Run
+    from upright.testing.imported import Imported
 
 TASKS = ("text-classification", "token-classification", "text-generation", "text2text-generation")
 UPDATES = 4
@@ -37,13 +38,17 @@ class TrainAll(Step):
 
 @dataclass
 class TinyRun:
-    """One execution: the run, or what stopped it; what the step's hooks returned amiss; who was called on the network."""
+    """One execution: the run, or what stopped it; what the step's hooks returned amiss; who was called on the network; which
+    names of core were set; what was written outside the run's folder.
+    """
 
     run: Run | None = None
     error: UprightError | None = None
     answered: set[str] = field(default_factory=set)
     amiss: list[str] = field(default_factory=list)
     connections: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -129,6 +134,13 @@ class Subject:
     # --- runs -------------------------------------------------------------------------------------------------------
 
     @cached_property
+    def imported(self) -> Imported:
+        """What the step's module does when it is imported. Raises Skipped and Failed as `imported.imported` says."""
+        from upright.testing.imported import imported
+
+        return imported(self.step)
+
+    @cached_property
     def main(self) -> TinyRun:
         """A whole run with the network closed and every answer of the step looked at."""
         return self.execute()
@@ -143,12 +155,21 @@ class Subject:
         """Run a stack of the step; an error that core tells is kept, not raised."""
         from upright.engine.execute import execute
         from upright.testing.network import closed
+        from upright.testing.untouched import load_core, untouched
         from upright.testing.witness import watched
+        from upright.testing.written import written
 
+        load_core()
         tiny = TinyRun()
         try:
-            with closed(tiny.connections), watched(self.step, tiny):
-                tiny.run = execute(stack or self.stack(), **options)
+            stack = stack or self.stack()
+            with (
+                closed(tiny.connections),
+                watched(self.step, tiny),
+                written(tiny.outside, self.folder),
+                untouched(tiny.changed),
+            ):
+                tiny.run = execute(stack, **options)
         except UprightError as error:
             tiny.error = error
         return tiny
@@ -163,8 +184,9 @@ class Subject:
 
         from upright.engine.execute import prepare_run
         from upright.engine.probe import probe
+        from upright.testing.untouched import untouched
 
-        with tempfile.TemporaryDirectory(dir=self.folder) as name:
+        with tempfile.TemporaryDirectory(dir=self.folder) as name, untouched([]):
             (Path(name) / "evidence").mkdir()
             try:
                 run = prepare_run(self.stack(*beside), Path(name))
