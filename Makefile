@@ -9,7 +9,7 @@ UNCONSTRAINED := --set name=quickstart-unconstrained --set demo.twin=null \
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: help demo test test-all coverage lint format bench bench-clean bench-cleaning bench-encrypt bench-fairness bench-methods bench-prompts matrix matrix-dp results results-methods results-prompts results-explain bench-dp bench-pii bench-audit bench-explain clean bench-labels bench-cleaners
+.PHONY: help demo test test-all coverage lint format bench bench-clean bench-cleaning bench-encrypt bench-fairness bench-methods bench-prompts matrix matrix-dp results results-methods results-prompts results-explain bench-dp bench-pii bench-audit bench-explain bench-sanity clean bench-labels bench-cleaners
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -86,6 +86,9 @@ bench-audit: $(READY)  ## does the audit notice a broken mechanism and spare an 
 
 bench-explain: $(READY)  ## integrated gradients beside their floor and captum on a padded batch; minutes
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/explain.py
+
+bench-sanity: $(READY)  ## do explainers depend on the model, and do the tokens that they name matter; needs UPRIGHT_DATA
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/sanity.py
 
 matrix: $(READY)  ## every tuning method on every architecture and task; writes docs/methods.md
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/matrix.py --write

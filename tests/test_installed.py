@@ -52,6 +52,7 @@ def test_core_names_no_step_and_no_distribution() -> None:
     # words of the language that are names of steps as well, and would be found in any prose
     ordinary = {
         "adapter",
+        "attention",
         "calibrate",
         "full",
         "head",

@@ -191,7 +191,7 @@ class CoreTarget:
         for place, (row, wanted) in enumerate(zip(batch.rows.tolist(), target.tolist(), strict=True)):
             pick, decided = self._words.get(row, (-1, words[place].cpu()))
             if pick == wanted and bool(decided.any()):
-                mask[place] = decided.to(mask.device)
+                mask[place] = decided[: mask.shape[1]].to(mask.device)  # an explainer may cut padding off
         return mask
 
 

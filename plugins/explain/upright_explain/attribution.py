@@ -43,14 +43,15 @@ def attributions(
     It is given rows of equal length together, without padding.
     """
     found: dict[int, Attribution] = {}
-    for batch in unpadded(target.batches(wanted)):
-        decided, tokens = target.decisions(batch), target.tokens(batch)
-        parts = divide(batch, decided)
-        for place, row in enumerate(batch.rows.tolist()):
-            error = None if parts.errors is None else float(parts.errors[place])
-            spread = None if parts.standard_errors is None else parts.standard_errors[place]
-            given = (decided[place], tokens[place], parts.scores[place], error, spread)
-            found[row] = attribution(target, rows, row, *given)
+    for given in target.batches(wanted):
+        decided, tokens = target.decisions(given), target.tokens(given)
+        for places, batch in unpadded(given):
+            parts = divide(batch, decided[places])
+            for number, (place, row) in enumerate(zip(places.tolist(), batch.rows.tolist(), strict=True)):
+                error = None if parts.errors is None else float(parts.errors[number])
+                spread = None if parts.standard_errors is None else parts.standard_errors[number]
+                told = (decided[place], tokens[place], parts.scores[number], error, spread)
+                found[row] = attribution(target, rows, row, *told)
     return [found[row] for row in sorted(found)]
 
 
