@@ -10,7 +10,6 @@ UNCONSTRAINED := --set name=quickstart-unconstrained --set 'about.compare_with=[
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .PHONY: help demo test test-all coverage docs lint format bench bench-methods bench-dp bench-pii bench-clean bench-cleaners bench-cleaning bench-prompts bench-encrypt bench-fairness bench-labels bench-audit bench-explain bench-sanity bench-responsible matrix matrix-dp pairs results results-methods results-prompts results-fairness results-explain clean
-.PHONY: help demo test test-all coverage lint format bench bench-clean bench-cleaning bench-encrypt bench-fairness bench-methods bench-prompts matrix matrix-dp results results-methods results-prompts results-explain bench-dp bench-pii bench-audit bench-explain bench-sanity clean bench-labels bench-cleaners
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
