@@ -50,21 +50,23 @@ class CoreAnswers:
 
     @hook(trylast=True)
     def gradients(self, rows: Sequence[int], run: Run) -> dict[str, dict[str, Tensor]]:
-        """Plain accumulation: the mean over rows, where a row that ``batch`` repeated counts once."""
+        """Plain accumulation: the mean over rows, where a row that ``batch`` repeated counts once, in statistics as well."""
         released: dict[str, dict[str, Tensor]] = {}
         total = torch.zeros((), device=run.device)
         repeats = bool(run.calls.answers("batch"))
         for batch in run.batches(rows):
             losses, statistics = run.losses(batch)
-            if repeats:
-                losses = losses / _repeats(batch.rows)
+            share = 1 / _repeats(batch.rows) if repeats else None
+            if share is not None:
+                losses = losses * share
             loss = losses.sum() / len(rows)
             torch.autograd.backward(loss)
             total += loss.detach()
             for step, named in statistics.items():
                 sums = released.setdefault(step, {})
                 for name, value in named.items():
-                    sums[name] = value.sum(0) + sums[name] if name in sums else value.sum(0)
+                    summed = value.sum(0) if share is None else share.to(value.dtype) @ value
+                    sums[name] = summed + sums[name] if name in sums else summed
         run.train_loss = total
         return released
 

@@ -206,3 +206,18 @@ def test_lists_are_read_or_refused(told: dict[str, Any], tmp_path: Path) -> None
     path.write_text("fever\n")
     with pytest.raises(ConfigError, match=r"fairness\.counterfactual-pairing\.terms: .*own\.tsv:1: 'fever' is no pair"):
         prepared(told, tmp_path / "again", {**STEP, "terms": str(path)})
+
+
+def test_a_record_and_its_variant_count_once_in_what_a_constraint_reads(told: dict[str, Any], tmp_path: Path) -> None:
+    odds = {"use": "constraint", "groups": ["sex"]}
+    run = prepared(told, tmp_path / "run", STEP, odds)
+    released = run.calls.gradients(list(range(10)), run)["constraint"]["cells"] / run.stack.steps[-1].step._scale(run)
+    assert float(released.chunk(2)[0].sum()) == pytest.approx(10, rel=1e-5)
+
+
+def test_another_step_that_compares_copies_is_refused(told: dict[str, Any], tmp_path: Path) -> None:
+    told["train"]["steps"] = ["r-drop"]
+    with pytest.raises(
+        ConfigError, match=r"counterfactual-pairing and train\.r-drop .* both compare .*; remove one of them"
+    ):
+        prepared(told, tmp_path / "run", STEP)

@@ -33,6 +33,7 @@ class CounterfactualPairing(Step):
 
     @hook
     def prepare(self, run: Run) -> None:
+        self._refuse_doubles(run)
         kept, where = run.keep(self, "terms", list), f"{run.stack.placed(self).where}  fairness.{run.key(self)}.terms"
         if not kept:
             try:
@@ -99,6 +100,16 @@ class CounterfactualPairing(Step):
             return None
         told = f"{self._touched(run)} of {len(run.data['train'])} training rows hold a term and were paired with a variant."
         return Section("Counterfactual pairing", [Text(told)])
+
+    def _refuse_doubles(self, run: Run) -> None:
+        """Raise ConfigError where another step compares a row with copies that it makes: each would meet the other's."""
+        own, comparing = run.stack.placed(self), run.stack.answering("loss")
+        for placed in run.stack.answering("batch"):
+            if placed.step is not self and placed in comparing:
+                raise ConfigError(
+                    f"{own.where}  {own} and {placed} ({placed.where}) both compare a row with copies of their own and would "
+                    "meet each other's; remove one of them"
+                )
 
     def _pairs(self, run: Run) -> list[tuple[str, str]]:
         return [(one, other) for one, other in run.keep(self, "terms", list)]

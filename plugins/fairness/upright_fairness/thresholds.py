@@ -87,7 +87,7 @@ class Thresholds(Step):
             return
         kept["threshold"] = threshold.choose(scores, truth, [codes], self.max_gap, self.constraint, self.scoring)
         both = [0 < truth[codes == one].sum() < (codes == one).sum() >= self.min_rows for one in range(len(names))]
-        served = np.append(both, False)[codes]
+        served = np.array([*both, False], dtype=bool)[codes]
         named = np.array([*names, None], dtype=object)[codes]
         kept["mixtures"] = (
             threshold_optimizer.fit(scores[served], truth[served], named[served], self.constraint, self.scoring)
