@@ -12,6 +12,7 @@ import csv
 import hashlib
 import importlib.util
 import json
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
@@ -26,6 +27,8 @@ from upright.errors import IntegrityError
 BY_INSTALLER = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json")
 IMPORTED = (".py", ".so", ".pyd")
 """Endings of files that an import can find."""
+BLOCK = 256
+"""Files that one thread hashes in a row."""
 
 
 def required(names: set[str]) -> set[str]:
@@ -91,26 +94,30 @@ def changed_files(names: list[str]) -> tuple[int, list[str]]:
     brought: another content, missing, or a module that no wheel brought. What `differences` tells (a distribution that is
     not installed, or whose list of files is another) is left out.
     """
-    work = [
-        (name, _place(found, path), digest.removeprefix("sha256="))
-        for name, found in _there(names)
-        for path, digest in _record(found)
-        if digest
-    ]
+    work: list[tuple[str, str, str]] = []
+    for name, found in _there(names):
+        listed = [(path, digest) for path, digest in _record(found) if digest]
+        places = _all_places(found, [path for path, _ in listed])
+        work += [(name, place, digest) for place, (_, digest) in zip(places, listed, strict=True)]
+    blocks = [work[start : start + BLOCK] for start in range(0, len(work), BLOCK)]
     with ThreadPoolExecutor() as pool:
-        told = pool.map(lambda entry: _changed(*entry), work)
-        problems = [sentence for sentence in told if sentence]
+        problems = [sentence for found in pool.map(_changed, blocks) for sentence in found]
     return len(work), problems + _strangers(names)
 
 
-def _changed(name: str, path: Path, digest: str) -> str | None:
-    try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").digest()
-    except OSError as error:
-        return f"{name}: {path} cannot be read ({error.strerror}); reinstall {name}"
-    told = base64.urlsafe_b64encode(found).rstrip(b"=").decode()
-    return None if told == digest else f"{name}: {path} was changed after it was installed; reinstall {name}"
+def _changed(block: list[tuple[str, str, str]]) -> list[str]:
+    """One sentence for each (distribution, path, ``sha256=...``) whose file is another."""
+    problems = []
+    for name, path, told in block:
+        try:
+            with Path(path).open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").digest()
+        except OSError as error:
+            problems.append(f"{name}: {path} cannot be read ({error.strerror}); reinstall {name}")
+            continue
+        if base64.urlsafe_b64encode(found).rstrip(b"=").decode() != told.removeprefix("sha256="):
+            problems.append(f"{name}: {path} was changed after it was installed; reinstall {name}")
+    return problems
 
 
 def _there(names: list[str]) -> Iterator[tuple[str, metadata.Distribution]]:
@@ -129,30 +136,34 @@ def _place(found: metadata.Distribution, path: str) -> Path:
 
 def _strangers(names: list[str]) -> list[str]:
     """Modules inside the packages of these distributions that no distribution brought, such as one put before another."""
-    places: dict[Path, str] = {}
+    places: dict[str, str] = {}
     known: set[str] = set()
     for name, found in _there(names):
         paths = [path for path, _ in _record(found)]
-        known |= {str(_place(found, path)) for path in paths}
-        places |= {
-            _place(found, path.split("/", 1)[0]): name
-            for path in paths
-            if path.count("/") == 1 and path.endswith("/__init__.py")
-        }
+        tops = [path.split("/", 1)[0] for path in paths if path.count("/") == 1 and path.endswith("/__init__.py")]
+        known.update(_all_places(found, paths))
+        places |= dict.fromkeys(_all_places(found, tops), name)
     strange = [
-        (name, path)
+        (name, os.path.join(parent, file))  # noqa: PTH118, as many strings as there are files
         for folder, name in sorted(places.items())
-        for path in sorted(folder.rglob("*"))
-        if path.suffix in IMPORTED and str(path) not in known
+        for parent, _, files in os.walk(folder)
+        for file in files
+        if file.endswith(IMPORTED) and os.path.join(parent, file) not in known  # noqa: PTH118
     ]
     if strange:  # another distribution may have brought it
         others = sorted({one.name for one in metadata.distributions() if one.name})
-        known = {str(_place(found, path)) for _, found in _there(others) for path, _ in _record(found)}
+        known = {place for _, found in _there(others) for place in _all_places(found, [p for p, _ in _record(found)])}
     return [
         f"{name}: {path} was brought by no distribution; remove it, or reinstall {name}"
-        for name, path in strange
-        if str(path) not in known
+        for name, path in sorted(strange)
+        if path not in known
     ]
+
+
+def _all_places(found: metadata.Distribution, paths: list[str]) -> list[str]:
+    """As `_place` says, quickly: one string a file."""
+    root = _place(found, "")
+    return [f"{root}{os.sep}{path.replace('/', os.sep)}" for path in paths]
 
 
 def _record(found: metadata.Distribution) -> list[tuple[str, str]]:
