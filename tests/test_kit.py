@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ from typing import Any
 import pytest
 from wrong_steps import WRONG, Misspelt, Undescribed
 
-from upright import Step, local
+from upright import Stack, Step, hooks, local
+from upright.evidence import verify
 from upright.testing.kit import CHECKS, outcome, subject_of
+from upright.testing.untouched import untouched
+from upright.testing.written import written
 
 UNTESTED = {"imports-lightly", "cleaner-undoable", "cuda-bf16"}
 """The first has a test of its own below; what cannot be undone does not decide the same twice either; the last needs a GPU."""
@@ -43,6 +47,43 @@ def test_a_module_that_imports_torch_or_asks_the_network_fails_exactly_that(firs
     assert failures(local.load(found, path, "here")(), "train", tmp_path / "kit", {"beside-others"}) == [
         "imports-lightly"
     ]
+
+
+def test_each_way_to_change_core_is_noticed_and_what_was_set_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    changed: list[str] = []
+    check = Stack.check
+    with untouched(changed):
+        verify.isclose = lambda one, other: True  # type: ignore[attr-defined]  # a name that was not there
+        Stack.check = lambda self: None  # type: ignore[method-assign]
+        monkeypatch.setitem(hooks.HOOKS, "harm", "all")
+        monkeypatch.setattr(verify._same, "__code__", (lambda one, other: True).__code__)
+    assert {*changed} == {
+        "upright.evidence.verify.isclose",
+        "upright.stack.Stack.check",
+        "upright.hooks.HOOKS",
+        "upright.evidence.verify._same",
+    }
+    assert Stack.check is check
+    assert not hasattr(verify, "isclose")
+
+
+def test_each_way_to_write_is_noticed_and_reading_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temp"))
+    run, other = tmp_path / "run", tmp_path / "other"
+    for folder in (run, other):
+        folder.mkdir()
+        (folder / "there").write_text("x")
+    outside: list[str] = []
+    with written(outside, run):
+        for folder in (run, other):
+            (folder / "there").read_text()
+            (folder / "made").mkdir()
+            (folder / "new").write_text("x")
+            (folder / "link").symlink_to("there")
+            (folder / "new").rename(folder / "moved")
+            (folder / "there").unlink()
+    assert {Path(path).name for path in outside} == {"made", "new", "link", "there", "moved"}
+    assert {Path(path).parent for path in outside} == {other}
 
 
 def test_an_expected_failure_is_told_with_its_reason_and_one_that_does_not_happen_fails(tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def _train(run: Run, resume: bool, locked: dict[str, Any] | None) -> None:
 def _hold_settings(stack: Stack, asked: dict[str, Any]) -> None:
     """Raise IntegrityError where a setting is no longer what the run was started with: a step can reach another's."""
     now = resolved(stack)
-    changed = [key for key in asked if now.get(key) != asked[key]]
+    changed = [key for key in asked | now if now.get(key) != asked.get(key)]
     if changed:
         raise IntegrityError(
             f"{stack.where(changed[0])}  {changed[0]}: its settings were changed during the run, so the figures are not those "

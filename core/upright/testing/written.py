@@ -58,7 +58,7 @@ def _places() -> list[str | Path]:
 
 @cache
 def _listen() -> None:
-    """Once a process: an audit hook cannot be taken off again."""
+    """Once a process: what listens to the events of Python cannot be taken off again."""
     sys.addaudithook(_heard)
 
 
