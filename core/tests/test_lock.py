@@ -108,6 +108,12 @@ def test_another_data_file_or_step_is_refused_before_training(stack: Path, monke
 def test_a_distribution_that_differs_is_named_before_anything_is_imported(stack: Path, house: Path) -> None:
     lock = {"distributions": {name: environment.fingerprint(name) for name in names()}}
     hold_environment(lock)
+    module = house / "house_part0" / "__init__.py"
+    before = module.read_text()
+    module.write_text("NUMBER = 9\n")
+    with pytest.raises(IntegrityError, match=r"house-part0: \S+__init__\.py was changed after it was installed"):
+        hold_environment(lock)
+    module.write_text(before)
     record = house / "house_part0-1.0.dist-info" / "RECORD"
     record.write_text(record.read_text().replace("house_part0/__init__.py,sha256=", "house_part0/__init__.py,sha256=x"))
     with pytest.raises(IntegrityError, match=r"house-part0: its files are not those of the 1\.0 that is locked"):

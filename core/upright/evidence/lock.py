@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from upright.errors import ConfigError, IntegrityError, UprightError
-from upright.evidence.environment import differences, fingerprint, required
+from upright.evidence.environment import changed_files, differences, fingerprint, required
 from upright.evidence.files import write_atomic
 from upright.standing import standing
 
@@ -91,8 +91,8 @@ def hold(lock: dict[str, Any], locked: dict[str, Any]) -> None:
 
 
 def hold_environment(locked: dict[str, Any]) -> None:
-    """The same of the distributions alone, before anything of them is imported."""
-    problems = differences(locked["distributions"])
+    """The same of the distributions alone, every installed file hashed again, before anything of them is imported."""
+    problems = differences(locked["distributions"]) + changed_files(list(locked["distributions"]))[1]
     if problems:
         raise IntegrityError("\n".join(f"locked: {problem}" for problem in problems))
 
