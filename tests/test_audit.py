@@ -45,12 +45,13 @@ def test_rows_apart_are_told_and_a_planted_repeat_is_counted(toy: dict[str, Any]
     for place in range(3):
         test[place] = {**test[place], "text": train[place]["text"]}
     toy["data"] |= {"train": write_rows(tmp_path / "a.jsonl", train), "test": write_rows(tmp_path / "b.jsonl", test)}
-    told = read_rows(execute(Stack.load(toy)).folder)
+    run = execute(Stack.load(toy))
+    told = read_rows(run.folder)
     pairs = {tuple(pair["splits"]): pair for pair in told["common"]}
     # The oracle counts equal texts in the files.
     texts = {row["text"] for row in train}
     assert pairs["train", "test"]["inputs"] == sum(row["text"] in texts for row in test) >= 3
-    assert pairs["train", "test"]["row_ids"] == pairs["validation", "test"]["row_ids"] == 0
+    assert view(run.folder).apart is False
     assert pairs["train", "test"]["units"] is None  # the data names no owners
 
 
@@ -63,6 +64,7 @@ def test_each_choice_is_told_with_its_rows(finished: Path) -> None:
     private = {tuple(pair["splits"]): pair["inputs"] for pair in told["common"]}
     assert private["train", "test"] is None  # how many training records are like a test row is theirs
     assert private["validation", "test"] == 0
+    assert view(finished).apart is None
 
 
 # --- base rates -----------------------------------------------------------------------------------------------------
@@ -354,7 +356,7 @@ def without(seen: View, name: str) -> View:
         "base": lambda: replace(run, lock={**run.lock, "model": {"base": "x"}}),
         "data": lambda: replace(run, lock={**run.lock, "data": {"train": {"source": "hf:x", "sha256": {}, "rows": 1}}}),
         "cleaning": lambda: replace(run, ledger=[]),
-        "splits": lambda: replace(run, rows={"common": [{"splits": ["train", "test"], "row_ids": 1}]}),
+        "splits": lambda: replace(run, rows={"common": [{"splits": ["train", "test"], "inputs": 1}]}),
         "training": lambda: replace(run, training={}),
         "figures": lambda: drop("test/accuracy", "test/macro_f1"),
         "base-rates": lambda: replace(run, groups={**run.groups, "base_rates": {"validation": {"sex": {}}}}),

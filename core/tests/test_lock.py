@@ -195,6 +195,29 @@ def test_a_module_that_no_wheel_brought_and_a_missing_file_are_found(house: Path
     assert untold.startswith("house-part1: its installed files cannot be read")
 
 
+def test_what_an_import_would_find_in_its_place_is_found(
+    house: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    (other / "house_part0").mkdir(parents=True)
+    (other / "house_part0" / "__init__.py").write_text("")
+    (house / "house_part1" / "inner_too").symlink_to(
+        other / "house_part0"
+    )  # a package goes before a module of its name
+    assert [p for p in environment.changed_files(names())[1] if "inner_too" in p and "brought by no" in p]
+    monkeypatch.syspath_prepend(str(other))
+    [problem] = [p for p in environment.changed_files(names())[1] if "in the place" in p]
+    assert problem.startswith(f"house-part0: {other / 'house_part0' / '__init__.py'} is imported")
+
+
+def test_a_distribution_without_a_record_cannot_be_held(house: Path) -> None:
+    (house / "house_part0-1.0.dist-info" / "RECORD").unlink()
+    facts = environment.fingerprint("house-part0")
+    assert facts == {"version": "1.0", "record_sha256": None}
+    [problem] = environment.differences({"house-part0": facts})
+    assert "has no RECORD" in problem
+
+
 def test_the_hash_does_not_depend_on_the_order_or_on_what_the_installer_wrote(house: Path) -> None:
     before = environment.fingerprint("house-part0")
     record = house / "house_part0-1.0.dist-info" / "RECORD"

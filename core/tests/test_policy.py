@@ -22,13 +22,14 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def refused(toy: dict[str, Any]) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        Stack.load(toy)
+        Stack.load(toy).require()
     return caught.value.problems
 
 
 def test_a_stack_that_keeps_every_rule_loads_and_says_which_policy_held(toy: dict[str, Any], house: Path) -> None:
     (house / "upright.toml").write_text('[policy]\nallow = ["upright-*"]\nlocal_steps = false\nrequired = ["lora"]\n')
     stack = Stack.load({**toy, "tune": {"use": "lora"}})
+    stack.require()
     assert [policy.source for policy in stack.policies] == ["upright.toml"]
 
 

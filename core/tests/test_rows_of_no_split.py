@@ -16,7 +16,8 @@ from upright.engine.base import unwrapped
 from upright.engine.execute import execute
 from upright.errors import ConfigError
 
-HEADS = {"bert": "classifier", "gpt2": "score", "llama": "score", "mean": "classifier"}
+HEADS = {"bert": "classifier", "gpt2": "score", "llama": "score", "mean": "classifier", "virtual": "score"}
+VIRTUAL = {"use": "soft-prompt", "num_virtual_tokens": 4}
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +34,11 @@ def runs(
                     {
                         "data": {**toy_files, "sensitive": ["sex"]},
                         "model": {
-                            "base": str(tiny_mean if kind == "mean" else tiny(kind)),
+                            "base": str(tiny_mean if kind == "mean" else tiny("gpt2" if kind == "virtual" else kind)),
                             "task": "text-classification",
                         },
                         "prompt": {"use": "template", "text": "note: {text}"},
-                        "tune": {"use": "lora", "rank": 2},
+                        "tune": VIRTUAL if kind == "virtual" else {"use": "lora", "rank": 2},
                         "train": {"max_steps": 2, "batch_size": 8, "learning_rate": 0.01},
                         "output": str(tmp_path_factory.mktemp(kind)),
                     }

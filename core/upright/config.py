@@ -122,8 +122,6 @@ class _Builder:
                 steps += self._section("train", train.get("steps") or [], ("train", "steps"))
             else:
                 steps += self._section(section, data[section], (section,))
-        for policy in self.policies if not self.problems else ():
-            self.problems += policy.misses([placed.use for placed in steps], self.document.source)
         if self.problems or settings is None:
             raise ConfigError(self.problems)
         marks = self.document.marks

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Literal
 from packaging.utils import canonicalize_name
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from upright import catalog
 from upright.errors import ConfigError, UprightError
 from upright.standing import TIERS, standing
 
@@ -79,6 +80,10 @@ class Policy:
             problems.append(self._told("allow", f"{who} is of none of {', '.join(rules.allow)}; remove the step"))
         if rules.publishers is None and rules.minimum_tier is None:
             return problems
+        teller = next((one.dist for one in catalog.installed() if one.section == catalog.INDEX), None)
+        if teller is not None and rules.allow is not None and not _matches(teller, rules.allow):
+            told = f"{teller} tells what the index says, and is of none of {', '.join(rules.allow)}; uninstall it"
+            return [*problems, self._told("allow", told)]
         try:
             known = standing([canonicalize_name(entry.dist)])
         except UprightError as error:
@@ -92,8 +97,11 @@ class Policy:
         if rules.publishers is not None and not set(facts["maintainers"]) & set(rules.publishers):
             told = f"{who} is kept by {', '.join(facts['maintainers'])}, not by {' or '.join(rules.publishers)}"
             problems.append(self._told("publishers", f"{told}; remove the step"))
+        rule = "minimum_tier" if rules.minimum_tier else "publishers"
+        if entry.version not in facts["versions"]:
+            problems.append(self._told(rule, f"{who}: {entry.version} is no release of the index; install one that is"))
         if facts["status"] == "quarantined":
-            problems.append(self._told("minimum_tier", f"{who} is quarantined; remove the step"))
+            problems.append(self._told(rule, f"{who} is quarantined; remove the step"))
         elif rules.minimum_tier and TIERS.index(facts["tier"]) < TIERS.index(rules.minimum_tier):
             told = f"{who} is {facts['tier']}, and {rules.minimum_tier} is asked for; remove the step"
             problems.append(self._told("minimum_tier", told))

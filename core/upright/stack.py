@@ -161,6 +161,16 @@ class Stack:
         grown.check()
         return grown
 
+    def require(self) -> None:
+        """Refuse a stack without the steps that a policy asks for; what a step makes of a stack (a trial) is not asked.
+
+        Raises ConfigError with the rule's line.
+        """
+        uses = [placed.use for placed in self.steps]
+        missing = [sentence for policy in self.policies for sentence in policy.misses(uses, self.source)]
+        if missing:
+            raise ConfigError(missing)
+
     def run(self, *, resume: Path | None = None, listen: Callable[[dict[str, Any]], None] | None = None) -> Run:
         """Run the stack; return the finished run. ``listen`` gets each event of ``events.jsonl`` as it happens.
 

@@ -1,7 +1,8 @@
 """What an index of plugins says of distributions, where one is installed: entry point group ``upright.v1.index``.
 
 The entry is a function of distribution names that returns None (no index at hand) or ``{"version": int, "key": str,
-"steps": {"tune.my-method": dist}, "plugins": {dist: {"tier": str, "status": str, "maintainers": [str]}}}``; it reads what this
+"steps": {"tune.my-method": dist}, "plugins": {dist: {"tier": str, "status": str, "maintainers": [str],
+"versions": [str]}}}``; it reads what this
 machine has and asks no network.
 """
 
@@ -46,7 +47,7 @@ def standing(names: Sequence[str]) -> dict[str, Any]:
         return asked(names) or {}
     except UprightError:
         raise
-    except Exception as error:  # whatever a module raises, the plugin is what is broken
+    except (Exception, SystemExit) as error:  # whatever a module raises, the plugin is what is broken
         raise PluginError(
             f"the index of {entry.dist} {entry.version} cannot be asked ({type(error).__name__}: {error}); "
             f"update or uninstall {entry.dist}"

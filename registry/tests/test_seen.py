@@ -53,7 +53,9 @@ def test_locks_are_told_version_and_key_and_policies_what_is_known(published: Pa
         "version": 3,
         "key": key_id(),
         "steps": {"tune.lora": "upright-tune", "tune.novel": "upright-tune"},
-        "plugins": {"upright-tune": {"tier": "listed", "status": "ok", "maintainers": ["A. Author"]}},
+        "plugins": {
+            "upright-tune": {"tier": "listed", "status": "ok", "maintainers": ["A. Author"], "versions": ["0.1.0"]}
+        },
     }
     assert standing(["upright-tune", "upright-unknown"]) == known
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def seen(names: Sequence[str]) -> dict[str, Any] | None:
-    """Version, key and steps of the index, and tier, status and maintainers of each named plugin; None without an index.
+    """Version, key and steps of the index, and tier, status, maintainers and releases of each named plugin; None without one.
 
     Raises IntegrityError where it has expired or was changed. Asks no network.
     """
@@ -30,7 +30,12 @@ def seen(names: Sequence[str]) -> dict[str, Any] | None:
             for name in names
         },
         "plugins": {
-            name: {"tier": str(plugin.tier), "status": plugin.status, "maintainers": list(plugin.maintainers)}
+            name: {
+                "tier": str(plugin.tier),
+                "status": plugin.status,
+                "maintainers": list(plugin.maintainers),
+                "versions": [release.version for release in plugin.releases],
+            }
             for name, plugin in named.items()
         },
     }

@@ -19,6 +19,7 @@ def check(stack: Stack = STACK, overrides: Overrides = None, as_json: Json = Fal
 
     try:
         loaded = Loaded.load(stack, overrides or [])
+        loaded.require()
         missing = _missing(loaded)
         if missing:
             raise ConfigError(missing)

@@ -28,6 +28,7 @@ def lock(stack: Stack = STACK, overrides: Overrides = None) -> None:
     from upright.stack import Stack as Loaded
 
     loaded = Loaded.load(stack, overrides or [])
+    loaded.require()
     quiet_libraries()
     with tempfile.TemporaryDirectory(prefix="upright-lock-") as name:
         found = make_lock(prepare_run(loaded, Path(name)))

@@ -14,6 +14,7 @@ def plan(stack: Stack = STACK, overrides: Overrides = None, as_json: Json = Fals
     from upright.stack import Stack as Loaded
 
     loaded = Loaded.load(stack, overrides or [])
+    loaded.require()
     quiet_libraries()
     described = loaded.plan()
     if as_json:

@@ -29,7 +29,7 @@ def run(
     """
     from upright.commands.report import summary
     from upright.engine.execute import execute
-    from upright.evidence.lock import hold_environment, locked_beside
+    from upright.evidence.lock import hold_environment, hold_stack, locked_beside
     from upright.progress import Progress, quiet_libraries
     from upright.report.view import view
     from upright.stack import Stack as Loaded
@@ -42,6 +42,9 @@ def run(
     if lock is not None:
         hold_environment(lock)
     loaded = Loaded.load(stack, overrides or [])
+    loaded.require()
+    if lock is not None:
+        hold_stack(loaded, lock)
     quiet_libraries()
     try:
         with Progress() as progress:

@@ -143,10 +143,13 @@ def digests(run: Run) -> dict[str, dict[str, Any]]:
     """What lock.json says of the data: the name, the SHA-256 and the rows of each split's source."""
     found: dict[str, dict[str, Any]] = {}
     for split, source in sources(run).items():
-        path = run.stack.root / Path(source).expanduser()
+        name, bracket, chosen = source.removeprefix("hf:").partition("[")
+        path = run.stack.root / Path(name if source.startswith("hf:") else source).expanduser()
         files = [path] if path.is_file() else sorted(path.rglob("*")) if path.is_dir() else []
         found[split] = {
-            "source": source if source.startswith("hf:") else path.name,
+            "source": (source if not files else f"hf:{path.name}{bracket}{chosen}")
+            if source.startswith("hf:")
+            else path.name,
             "sha256": {
                 file.relative_to(path if path.is_dir() else path.parent).as_posix(): sha256(file)
                 for file in files

@@ -55,5 +55,6 @@ def _of_row(states: Tensor, batch: Batch) -> Tensor:
     """``[R, D]``: of states at every token the one at each row's last."""
     if states.dim() == 2:
         return states
-    last = batch.inputs["attention_mask"].sum(1) - 1
+    mask = batch.inputs["attention_mask"]
+    last = mask.sum(1) - 1 + states.shape[1] - mask.shape[1]  # virtual tokens stand before the row's own
     return states[torch.arange(len(states), device=states.device), last]

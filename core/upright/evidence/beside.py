@@ -15,6 +15,7 @@ from upright.errors import UprightError
 from upright.evidence.lock import read_lock
 from upright.evidence.metrics import intervals, read_metrics
 from upright.evidence.predictions import read_predictions
+from upright.evidence.status import read_status
 
 if TYPE_CHECKING:
     from upright.objects import Predictions
@@ -40,6 +41,8 @@ def _beside(run: Run, name: str, tables: dict[str, Predictions]) -> dict[str, An
     folder = _folder(run, name)
     told: dict[str, Any] = {"name": name, "run": folder.name, "error": None, "splits": {}, "figures": {}}
     try:
+        if folder == run.folder.resolve() or read_status(folder)["state"] not in ("done", "gate-failed"):
+            raise ValueError
         other = type(run).load(folder) if read_lock(folder).get("sealed") else None
         told["figures"] = {key: metric.to_json() for key, metric in read_metrics(folder).items() if key in run.metrics}
         told["run"] = read_lock(folder).get("run", folder.name)
@@ -51,12 +54,12 @@ def _beside(run: Run, name: str, tables: dict[str, Predictions]) -> dict[str, An
         if not told["splits"]:
             told["error"] = "it has decided no row of the same test split"
     except (OSError, UprightError, ValueError, KeyError) as error:
-        told["error"] = str(error) if isinstance(error, UprightError) else "there is no such finished run"
+        told["error"] = "it cannot be read here" if isinstance(error, UprightError) else "there is no such finished run"
     return told
 
 
 def _folder(run: Run, name: str) -> Path:
-    """A run folder, or the latest run of that name; never this run itself."""
+    """A run folder, or the latest run of that name."""
     folder = run.stack.root / Path(name).expanduser()
     named = run.folder.parent.parent / name / "latest"
     return (folder if (folder / "stack.resolved.yaml").is_file() else named).resolve()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
+import importlib.machinery
 import importlib.util
 import json
 import os
@@ -55,7 +56,8 @@ def required(names: set[str]) -> set[str]:
 
 
 def fingerprint(name: str) -> dict[str, Any]:
-    """What a lock says of a distribution: its version and ``record_sha256``, or ``tree_sha256`` where it is editable.
+    """What a lock says of a distribution: its version and ``record_sha256`` (None without a RECORD), or ``tree_sha256``
+    where it is editable.
 
     Raises PackageNotFoundError where it is not installed, IntegrityError where its files cannot be read.
     """
@@ -64,6 +66,8 @@ def fingerprint(name: str) -> dict[str, Any]:
         if _editable(found):
             return {"version": found.version, "tree_sha256": _hash_of(_tree(found))}
         listed = [(path, digest) for path, digest in _record(found) if _in_wheel(path)]
+        if not listed:  # as some packagers install it
+            return {"version": found.version, "record_sha256": None}
         lines = (f"{path},{digest or _digest(_place(found, path))}" for path, digest in listed)
         return {"version": found.version, "record_sha256": _hash_of(lines)}
     except (OSError, ValueError, csv.Error) as error:
@@ -84,6 +88,10 @@ def differences(locked: dict[str, dict[str, Any]]) -> list[str]:
             continue
         if here["version"] != facts["version"]:
             problems.append(f"{name}: {here['version']} is installed, and {facts['version']} is locked")
+        elif here.get("record_sha256", "") is None:
+            problems.append(
+                f"{name}: has no RECORD of its files, so they cannot be held to a lock; install it with pip"
+            )
         elif here != facts:
             problems.append(f"{name}: its files are not those of the {facts['version']} that is locked; reinstall it")
     return problems
@@ -102,7 +110,7 @@ def changed_files(names: list[str]) -> tuple[int, list[str]]:
     blocks = [work[start : start + BLOCK] for start in range(0, len(work), BLOCK)]
     with ThreadPoolExecutor() as pool:
         problems = [sentence for found in pool.map(_changed, blocks) for sentence in found]
-    return len(work), problems + _strangers(names)
+    return len(work), problems + _strangers(names) + _shadowed(names)
 
 
 def _changed(block: list[tuple[str, str, str]]) -> list[str]:
@@ -146,9 +154,10 @@ def _strangers(names: list[str]) -> list[str]:
     strange = [
         (name, os.path.join(parent, file))  # noqa: PTH118, as many strings as there are files
         for folder, name in sorted(places.items())
-        for parent, _, files in os.walk(folder)
-        for file in files
-        if file.endswith(IMPORTED) and os.path.join(parent, file) not in known  # noqa: PTH118
+        for parent, below, files in os.walk(folder)
+        for file in [*files, *below]
+        if (file.endswith(IMPORTED) or os.path.islink(os.path.join(parent, file)))  # noqa: PTH114, PTH118
+        and os.path.join(parent, file) not in known  # noqa: PTH118
     ]
     if strange:  # another distribution may have brought it
         others = sorted({one.name for one in metadata.distributions() if one.name})
@@ -158,6 +167,24 @@ def _strangers(names: list[str]) -> list[str]:
         for name, path in sorted(strange)
         if path not in known
     ]
+
+
+def _shadowed(names: list[str]) -> list[str]:
+    """Packages and modules of these distributions in whose place an import finds another file; nothing is imported."""
+    problems = []
+    for name, found in _there(names):
+        for path, _ in _record(found):
+            top, _, rest = path.partition("/")
+            module = top.removesuffix(".py") if not rest else top if rest == "__init__.py" else ""
+            if not module.isidentifier() or (not rest and not path.endswith(".py")):
+                continue
+            spec = importlib.machinery.PathFinder.find_spec(module)
+            own = os.path.realpath(_place(found, path))
+            if spec is not None and spec.origin and os.path.realpath(spec.origin) != own:
+                problems.append(
+                    f"{name}: {spec.origin} is imported in the place of its {path}; remove it from the path"
+                )
+    return problems
 
 
 def _all_places(found: metadata.Distribution, paths: list[str]) -> list[str]:

@@ -8,6 +8,7 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from upright import catalog
 from upright.errors import ConfigError, IntegrityError, UprightError
 from upright.evidence.environment import changed_files, differences, fingerprint, required
 from upright.evidence.files import write_atomic
@@ -15,6 +16,7 @@ from upright.standing import standing
 
 if TYPE_CHECKING:
     from upright.run import Run
+    from upright.stack import Stack
 
 FREE = ("run", "index", "sha256")
 """What may differ from a lock: the folder's name, how new the registry's index is, and so the lock's own hash."""
@@ -25,28 +27,29 @@ def make_lock(run: Run) -> dict[str, Any]:
     from upright.engine.base import base_facts
     from upright.engine.data import digests
 
-    names = {"upright"} | {placed.entry.dist for placed in run.stack.steps if placed.entry is not None}
+    names = {entry.dist for entry in catalog.installed() if entry.section == catalog.INDEX}
+    names |= {"upright"} | {placed.entry.dist for placed in run.stack.steps if placed.entry is not None}
     return {
         "run": run.folder.name,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "device": run.device.type,
         "distributions": {name: fingerprint(name) for name in sorted(required(names))},
-        "steps": [
-            {
-                "section": placed.section,
-                "use": placed.use,
-                "key": placed.key,
-                **placed.origin,
-            }
-            for placed in run.stack.steps
-        ],
+        "steps": _steps(run.stack),
         "model": {} if run.stack.cleans_only else base_facts(run),
         "data": digests(run),
-        "policies": [{"file": policy.source, "sha256": policy.sha256} for policy in run.stack.policies],
+        "policies": _policies(run.stack),
         "index": _index(),
         "sealed": next((f"{placed.section}/{placed.key}" for placed in run.stack.answering("seal")), None),
     }
+
+
+def _steps(stack: Stack) -> list[dict[str, Any]]:
+    return [{"section": p.section, "use": p.use, "key": p.key, **p.origin} for p in stack.steps]
+
+
+def _policies(stack: Stack) -> list[str]:
+    return sorted(policy.sha256 for policy in stack.policies)
 
 
 def write_lock(folder: Path, lock: dict[str, Any]) -> None:
@@ -97,6 +100,14 @@ def hold_environment(locked: dict[str, Any]) -> None:
         raise IntegrityError("\n".join(f"locked: {problem}" for problem in problems))
 
 
+def hold_stack(stack: Stack, locked: dict[str, Any]) -> None:
+    """The same of the steps and the policies, before any hook is called."""
+    problems = _differs("steps", _steps(stack), locked.get("steps"))
+    problems += _differs("policies", _policies(stack), locked.get("policies"))
+    if problems:
+        raise IntegrityError("\n".join(f"locked: {problem}" for problem in problems))
+
+
 def locked_beside(folder: Path) -> dict[str, Any]:
     """lock.json of a stack's folder. Raises ConfigError where there is none, IntegrityError where it is no lock."""
     path = folder / "lock.json"
@@ -110,7 +121,7 @@ def locked_beside(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError):
         whole = False
     if not whole:
-        raise IntegrityError(f"{path}: is not what `upright lock` wrote; write it again")
+        raise IntegrityError(f"{path}: is not what was written; make the lock again with `upright lock`")
     return locked  # type: ignore[no-any-return]
 
 

@@ -49,12 +49,11 @@ def _choices(run: Run) -> Iterator[dict[str, str]]:
 
 
 def _common(run: Run, one: str, other: str) -> dict[str, Any]:
-    """Row ids, owners and inputs that two splits share."""
+    """Owners and inputs that two splits share. A row's id names its split, so ids say nothing here."""
     owned = run.config.data.unit is not None
     withheld = run.private and "train" in (one, other)
     return {
         "splits": [one, other],
-        "row_ids": _shared(run.data[one]["row_id"][:], run.data[other]["row_id"][:]),
         "units": _shared(run.data[one]["unit"][:], run.data[other]["unit"][:]) if owned and not withheld else None,
         "inputs": None if withheld else _shared(_inputs(run, one), _inputs(run, other)),
     }

@@ -92,10 +92,16 @@ def _derived(found: Verified, run: Run | None) -> dict[str, Metric]:
         raise NoKeyError(f"{folder}: is sealed by {sealing}, and not every plugin of the run is here")
     seed = run.seed if run else _seed(folder)
     _decisions(found, run)
-    rates = read_groups(folder).get("base_rates", {})
-    for split in predicted_splits(folder):
+    groups = read_groups(folder)
+    rates, splits = groups.get("base_rates", {}), predicted_splits(folder)
+    invented = sorted(rates.keys() - {*splits, "train"})
+    if invented:
+        found.problems.append(
+            f"{folder / 'evidence' / 'groups.json'}: tells of {invented[0]}, a split without predictions"
+        )
+    for split in splits:
         predictions = read_predictions(folder, split, run)
-        if rates and rates.get(split) != base_rates(predictions):
+        if groups and rates.get(split) != base_rates(predictions):
             path = folder / "evidence" / "groups.json"
             found.problems.append(f"{path}: does not count the groups that the predictions of {split} hold")
         derived |= {f"{split}/{key}": metric for key, metric in measure(predictions, seed).items()}
@@ -126,7 +132,7 @@ def _run(found: Verified, run_code: bool) -> Run | None:
 
     try:
         return Run.load(found.folder, run_code=run_code)
-    except PluginError as error:
+    except (PluginError, ConfigError) as error:
         found.unchecked.append(f"figures of steps: {error}")
         return None
 

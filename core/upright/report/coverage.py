@@ -95,7 +95,7 @@ EVIDENCE: dict[str, tuple[str, Held]] = {
     "base": ("lineage", lambda run, _: any(run.lock.get("model", {}).get(name) for name in ("weights", "commit"))),
     "data": ("data", lambda run, _: bool(run.lock["data"]) and all(f["sha256"] for f in run.lock["data"].values())),
     "cleaning": ("cleaning", lambda run, _: bool(run.ledger)),
-    "splits": ("rows", lambda run, _: bool(run.rows.get("common")) and run.apart),
+    "splits": ("rows", lambda run, _: bool(run.rows.get("common")) and run.apart is True),
     "training": ("training", lambda run, _: bool(run.training.get("seconds"))),
     "figures": ("figures", lambda run, _: any(m.low is not None for s in run.tests for m in run.headlines(s).values())),
     "base-rates": ("groups", lambda run, _: any(run.groups.get("base_rates", {}).get(s) for s in run.tests)),

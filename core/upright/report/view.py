@@ -78,9 +78,10 @@ class View:
         return {key: self.metrics[key] for key in sorted(keys, key=lambda key: (not key.startswith("run/"), key))}
 
     @property
-    def apart(self) -> bool:
-        """Whether no row id is in two splits."""
-        return not any(pair["row_ids"] for pair in self.rows.get("common", []))
+    def apart(self) -> bool | None:
+        """Whether no input is in two splits; None where that is withheld."""
+        counts = [pair["inputs"] for pair in self.rows.get("common", [])]
+        return False if any(counts) else None if None in counts else True
 
     @property
     def lock_rows(self) -> dict[str, int]:
