@@ -43,6 +43,7 @@ class Run:
     model          the model being tuned; ``modules`` the helpers trained beside it
     optimizer      the optimizer of both
     update         updates done so far; ``updates`` how many there will be (known before ``tune``)
+    loaded_update  the update whose weights were loaded again at the end of training, as the best; else None
     metrics        the latest figures, by key
     groups         step -> name -> released sum ``Tensor[K]`` of the last update's ``statistics``
     widths         step -> name -> K, known before the first update
@@ -69,6 +70,7 @@ class Run:
         self.optimizer: Optimizer = cast("Optimizer", None)  # set after `tune`
         self.update = 0
         self.updates = 0
+        self.loaded_update: int | None = None
         self.metrics: dict[str, Metric] = {}
         self.groups: dict[str, dict[str, Tensor]] = {}
         self.widths: dict[str, dict[str, int]] = {}

@@ -54,9 +54,12 @@ class CoreAnswers:
         released: dict[str, dict[str, Tensor]] = {}
         total = torch.zeros((), device=run.device)
         repeats = bool(run.calls.answers("batch"))
-        for batch in run.batches(rows):
+        for given in run.batches(rows, augment=False):
+            batch = run.calls.batch(given, run) if repeats else given
             losses, statistics = run.losses(batch)
-            share = 1 / _repeats(batch.rows) if repeats else None
+            # What `sample` drew twice counts twice; what `batch` repeated counts once.
+            drawn = (batch.rows.unsqueeze(1) == given.rows).sum(1)
+            share = drawn / _repeats(batch.rows) if repeats else None
             if share is not None:
                 losses = losses * share
             loss = losses.sum() / len(rows)

@@ -72,6 +72,7 @@ def train(run: Run, resume: bool = False) -> Progress:
     best = progress.best_update
     if run.config.train.load_best_model_at_end and best is not None and best != run.update:
         load_best(run, best)
+        run.loaded_update = best
     run.calls.watch("trained", run)
     run.model.eval()
     return progress

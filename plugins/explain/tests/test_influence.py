@@ -261,3 +261,17 @@ def test_where_a_step_replaced_what_it_trained_the_evidence_says_failed(make: Ma
     run = executed(make(tune=folded))
     assert run.exit_code == 1
     assert "left other parameters than those that were trained" in (run.folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("loaded", "updates", "rates"), [(2, [2], [1.0]), (3, [2, 3], [1.0, 2.0]), (4, [2, 4], [1.0, 4.0])]
+)
+def test_copies_of_updates_that_were_thrown_away_do_not_count(
+    loaded: int, updates: list[int], rates: list[float]
+) -> None:
+    from upright_explain.copies import cut_copies
+
+    copies = [{"update": n, "rates": {"w": rate}, "weights": {}} for n, rate in ((2, 1.0), (4, 4.0), (9, 5.0))]
+    cut_copies(copies, loaded, {})
+    assert [copy["update"] for copy in copies] == updates
+    assert [copy["rates"]["w"] for copy in copies] == rates

@@ -37,3 +37,17 @@ def keep_copy(
         for name, rate in earlier["rates"].items():
             later["rates"][name] = later["rates"].get(name, 0.0) + rate
         del copies[gone]
+
+
+def cut_copies(copies: list[dict[str, Any]], loaded: int, weights: dict[str, Any]) -> None:
+    """Leave what led to the weights of update ``loaded``, which training went back to; ``weights`` are those.
+
+    Where no copy of that update was kept, one is made; its rates are the share of the next copy's that its updates are.
+    """
+    last = max((copy["update"] for copy in copies if copy["update"] <= loaded), default=0)
+    after = next((copy for copy in copies if copy["update"] > loaded), None)
+    copies[:] = [copy for copy in copies if copy["update"] <= loaded]
+    if last < loaded and after is not None:
+        share = (loaded - last) / (after["update"] - last)
+        rates = {name: rate * share for name, rate in after["rates"].items()}
+        copies.append({"update": loaded, "rates": rates, "weights": weights})

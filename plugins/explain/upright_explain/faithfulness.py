@@ -56,7 +56,11 @@ class Faithfulness(Step):
         """Raises ConfigError where nothing would be checked, or a rationale could not be laid over the text."""
         mine = run.stack.placed(self)
         where = f"{mine.where}  {mine.section}.{mine.key}"
-        others = [placed for placed in run.stack.answering("explain") if not isinstance(placed.step, Faithfulness)]
+        others = [
+            placed
+            for placed in run.stack.answering("explain")
+            if not isinstance(placed.step, (Faithfulness, *_silent()))
+        ]
         place = run.stack.steps.index(mine)
         late = next((placed for placed in others if run.stack.steps.index(placed) > place), None)
         if late is not None:
@@ -80,6 +84,7 @@ class Faithfulness(Step):
     @hook
     def explain(self, target: Target, rows: Dataset, run: Run) -> list[Attribution]:
         """Explains nothing itself: looks at what the steps before it explained."""
+        from upright.errors import UprightError
         from upright_explain.checks import against_people, against_the_model
 
         found = run.keep(self, "found", dict)
@@ -98,6 +103,10 @@ class Faithfulness(Step):
             found[key]["completeness_error"] = [one.completeness_error for one in explained]
             marked = against_people(explained, self.rationales, rows, run, generator) if self.rationales else []
             found[key]["rationales"] = marked
+        if not found:
+            raise UprightError(
+                f"{run.stack.placed(self)}: no explainer before it explained a row, so nothing was checked"
+            )
         return []
 
     @hook
@@ -173,3 +182,13 @@ class Faithfulness(Step):
 
 def _told(metric: Metric) -> str:
     return f"{metric.value:.2f} [{metric.low:.2f}, {metric.high:.2f}]"
+
+
+def _silent() -> tuple[type[Step], ...]:
+    """The steps of this distribution that answer `explain` and attribute nothing to tokens."""
+    from upright_explain.adapter_effect import AdapterEffect
+    from upright_explain.counterfactual import Counterfactual
+    from upright_explain.global_tokens import Global
+    from upright_explain.influence import Influence
+
+    return AdapterEffect, Counterfactual, Global, Influence

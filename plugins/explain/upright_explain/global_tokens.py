@@ -50,7 +50,7 @@ class Global(Step):
         explainers = run.stack.answering("explain")
         before = [p.key for p in explainers[: explainers.index(placed)] if not isinstance(p.step, Global)]
         if self.of in before or (self.of is None and before):
-            return self.of or before[0]
+            return self.of or next((key for key in before if run.attributions.get(key)), before[0])
         missing = f"{self.of!r} is no explainer before it" if self.of else "there is no explainer before it"
         raise ConfigError(
             f"{placed.where}  {placed} sums up what another explainer found, and {missing}; put one there, such as "

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from upright import Attribution, Capability, Metric, Run, Section, Step, hook
-from upright.errors import UprightError
+from upright.errors import ConfigError, UprightError
 from upright.hooks import Moment
 from upright.objects import Table, Text
 from upright_explain.attribution import drawn
-from upright_explain.copies import copied, keep_copy, learning_rates
+from upright_explain.copies import copied, cut_copies, keep_copy, learning_rates
 from upright_explain.estimates import share
 from upright_explain.merging import refuse_merging
 
@@ -65,11 +65,18 @@ class Influence(Step):
 
     @hook
     def watch(self, moment: Moment, run: Run) -> None:
+        from upright.models import head_parameters
+
         kept = run.keep(self, "kept", lambda: {"due": {}, "since": {}, "copies": []})
+        if moment == "started" and self.parameters == "head" and not head_parameters(run.model):
+            mine = run.stack.placed(self)
+            raise ConfigError(f"{mine.where}  {mine}: the model has no head of its own; use `parameters: trained`")
         if moment == "updated":
             for name, rate in kept["due"].items():
                 kept["since"][name] = kept["since"].get(name, 0.0) + rate
-        if moment in ("evaluated", "trained") and kept["since"]:
+        if moment == "trained" and run.loaded_update is not None:
+            cut_copies(kept["copies"], run.loaded_update, copied(run))
+        elif moment in ("evaluated", "trained") and kept["since"]:
             keep_copy(kept["copies"], run.update, kept["since"], copied(run), self.checkpoints)
             kept["since"] = {}
         kept["due"] = learning_rates(run)  # the schedule has moved on: this is the next update's

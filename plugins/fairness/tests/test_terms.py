@@ -78,3 +78,11 @@ def test_a_list_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
         read_terms(path)
     with pytest.raises(ConfigError, match="cannot be read"):
         read_terms(tmp_path / "none.tsv")
+
+
+@pytest.mark.parametrize("pairs", [[], [("he", "He")], [("", "x")]])
+def test_a_list_of_the_stack_is_held_to_what_a_file_is(pairs: list[tuple[str, str]]) -> None:
+    from upright_fairness.terms import checked
+
+    with pytest.raises(ConfigError, match="no pair"):
+        checked(pairs)

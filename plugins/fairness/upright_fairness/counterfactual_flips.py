@@ -146,7 +146,7 @@ class CounterfactualFlips(Step):
                 yield key, Metric(told.value, told.low, told.high, told.rows, "ledger")
 
     def _pairs(self, run: Run) -> list[tuple[str, str]]:
-        return read_terms(GENDER if self.terms is None else run.stack.root / self.terms)
+        return read_terms(GENDER if self.terms is None else run.stack.root / self.terms.expanduser())
 
 
 def with_swapped(rows: Dataset, pairs: list[tuple[str, str]]) -> Dataset:

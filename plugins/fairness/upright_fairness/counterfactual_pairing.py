@@ -10,7 +10,7 @@ from pydantic import Field
 
 from upright import Batch, Capability, Output, Run, Section, Step, hook
 from upright.errors import ConfigError, UprightError
-from upright_fairness.terms import GENDER, read_terms, swapped
+from upright_fairness.terms import GENDER, checked, read_terms, swapped
 
 TEXTS = ("text", "text_pair")
 
@@ -37,12 +37,17 @@ class CounterfactualPairing(Step):
         kept, where = run.keep(self, "terms", list), f"{run.stack.placed(self).where}  fairness.{run.key(self)}.terms"
         if not kept:
             try:
-                pairs = self.terms if isinstance(self.terms, list) else read_terms(self.terms or GENDER)
+                pairs = self._pairs(run)
             except ConfigError as error:
                 raise ConfigError(f"{where}: {error}") from error
             kept += [list(pair) for pair in pairs]
         if not run.private and not self._touched(run):
             run.emit("warning", message=f"{where}: no training text holds one of these terms, so nothing is paired")
+
+    def _pairs(self, run: Run) -> list[tuple[str, str]]:
+        if isinstance(self.terms, list):
+            return checked(self.terms)
+        return read_terms(GENDER if self.terms is None else run.stack.root / self.terms.expanduser())
 
     @hook
     def batch(self, batch: Batch, run: Run) -> Batch:

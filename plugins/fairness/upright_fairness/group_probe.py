@@ -116,7 +116,7 @@ class GroupProbe(Step):
         chance = run.generator(self)
         order = torch.randperm(len(before), generator=chance).tolist()
         state = int(torch.randint(2**31, (1,), generator=chance))
-        fit = [place for place in order if before[place] in names][:LIMIT]
+        fit = _of_each(names, [(place, before[place]) for place in order], LIMIT // len(names))
         measured = [place for place, group in enumerate(after) if group in names]
         codes = np.array([names.index(str(before[place])) for place in fit])
         rows = run.data[split]["row_id"][:]
@@ -162,3 +162,14 @@ def _figures(rows: pa.Table, names: list[str], seed: int) -> Iterator[tuple[str,
         yield f"{kind}_p_value", "", Metric(share, n=told.rows, source="ledger")
         for name, one in zip(names, by_group(scores, codes), strict=True) if len(names) > 2 else ():
             yield f"{kind}_auc", f"/{plain(name)}", Metric(one.value, one.low, one.high, one.rows, "ledger")
+
+
+def _of_each(names: list[str], order: list[tuple[int, str | None]], most: int) -> list[int]:
+    """The first ``most`` places of each group, in their order: a small group keeps its rows."""
+    left = dict.fromkeys(names, most)
+    chosen = []
+    for place, group in order:
+        if group is not None and left.get(group, 0) > 0:
+            left[group] -= 1
+            chosen.append(place)
+    return chosen

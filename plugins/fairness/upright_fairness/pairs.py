@@ -117,7 +117,8 @@ def _published(folder: Path) -> Iterator[dict[str, Any]]:
         kind, split = re.findall(r"type(\d)\.txt\.(\w+)", path.name)[0]
         twin = path.with_name(path.name.replace("pro_", "anti_"))
         both = [file.read_text(encoding="utf-8").splitlines() for file in (path, twin)]
-        for number, (pro, anti) in enumerate(zip(*both, strict=True)):
+        numbered = [[re.sub(r"^\d+\s+", "", line) for line in lines] for lines in both]
+        for number, (pro, anti) in enumerate(zip(*numbered, strict=True)):
             yield {"id": f"type{kind}-{split}-{number}", "type": kind, "pro": pro, "anti": anti}
 
 

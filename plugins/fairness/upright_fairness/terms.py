@@ -34,6 +34,16 @@ def read_terms(path: Path) -> list[tuple[str, str]]:
     return pairs
 
 
+def checked(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """A list of a stack file, held to what a file is held to. Raises ConfigError."""
+    for one, other in pairs:
+        if not one.strip() or not other.strip() or one.lower() == other.lower():
+            raise ConfigError(f"[{one!r}, {other!r}] is no pair; give two different terms")
+    if not pairs:
+        raise ConfigError("holds no pair; give two different terms each, or leave it out")
+    return list(pairs)
+
+
 def swapped(text: str, pairs: Sequence[tuple[str, str]]) -> tuple[str, int]:
     """The text with every term replaced by its partner, in one pass, and how many were.
 

@@ -83,7 +83,7 @@ class Thresholds(Step):
         if self.method == "deterministic":
             given = scores, truth, codes, self.max_gap, self.constraint, self.scoring, self.min_rows
             kept["threshold"], found = group_thresholds.choose_by_group(*given)
-            kept["groups"] = dict(zip(names, found.tolist(), strict=True))
+            kept["groups"] = dict(zip(names, found.tolist(), strict=False))
             return
         kept["threshold"] = threshold.choose(scores, truth, [codes], self.max_gap, self.constraint, self.scoring)
         both = [0 < truth[codes == one].sum() < (codes == one).sum() >= self.min_rows for one in range(len(names))]
