@@ -75,8 +75,9 @@ def against_the_model(
 def against_people(
     explained: list[Attribution], column: str, rows: Dataset, run: Run, generator: torch.Generator
 ) -> list[dict[str, Any]]:
-    """What the strongest words have in common with the marked ones; how many count follows from rows before the test where there are
-    any: in a private run of validation, since a mean over train rows would be a release without noise.
+    """What the strongest words have in common with the marked ones; how many count follows from rows before the test.
+
+    In a private run those of validation, since a mean over train rows would be a release without noise.
     """
     before_test = ("validation",) if run.private else ("train", "validation")
     before = next((run.data[split] for split in before_test if split in run.data), rows)
