@@ -54,6 +54,7 @@ def test_core_names_no_step_and_no_distribution() -> None:
         "adapter",
         "attention",
         "calibrate",
+        "constraint",
         "erase",
         "counterfactual",
         "full",

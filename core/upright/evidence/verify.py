@@ -101,7 +101,7 @@ def _derived(found: Verified, run: Run | None) -> dict[str, Metric]:
         )
     for split in splits:
         predictions = read_predictions(folder, split, run)
-        if groups and rates.get(split) != base_rates(predictions):
+        if groups and rates.get(split, {}) != base_rates(predictions):
             path = folder / "evidence" / "groups.json"
             found.problems.append(f"{path}: does not count the groups that the predictions of {split} hold")
         derived |= {f"{split}/{key}": metric for key, metric in measure(predictions, seed).items()}

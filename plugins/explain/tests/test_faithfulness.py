@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import json
 import random
-import string
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 import wrong_explainers as wrong
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_models import WORDS
 
 from conftest import toy_rows, write_rows
 from upright import Metric, Run, Stack, Step
@@ -167,7 +167,7 @@ def test_every_figure_and_verdict_is_derived_again(alone: list[Run]) -> None:
 def test_a_secret_word_that_decides_ranks_first(tiny_bert: Path, tmp_path: Path) -> None:
     """Drawn now, so that nothing can have been fitted to it: every row with it is `sick`, and nothing else tells."""
     chance = random.SystemRandom()
-    secret = "".join(chance.sample(string.ascii_lowercase, 3))
+    secret = chance.choice([*WORDS["sick"], *WORDS["well"]])  # one token: of three, two can stand in for the third
     other = ["patient", "today", "has", "some", "and", "the", "note", "very", "again", "mild"]
 
     def rows(count: int) -> list[dict[str, Any]]:
@@ -492,7 +492,6 @@ def test_mutant_with_a_normal_interval_of_few_rows_is_noticed() -> None:
 
 def test_an_explainer_is_compared_with_people_where_they_marked_words(learnt: dict[str, Any], tmp_path: Path) -> None:
     """The words that decide are those that are marked, so that an honest explainer finds them and random words do not."""
-    from tiny_models import WORDS
 
     files = {}
     for split, path in learnt["data"].items():

@@ -37,14 +37,14 @@ class CounterfactualPairing(Step):
         kept, where = run.keep(self, "terms", list), f"{run.stack.placed(self).where}  fairness.{run.key(self)}.terms"
         if not kept:
             try:
-                pairs = self._pairs(run)
+                pairs = self._listed(run)
             except ConfigError as error:
                 raise ConfigError(f"{where}: {error}") from error
             kept += [list(pair) for pair in pairs]
         if not run.private and not self._touched(run):
             run.emit("warning", message=f"{where}: no training text holds one of these terms, so nothing is paired")
 
-    def _pairs(self, run: Run) -> list[tuple[str, str]]:
+    def _listed(self, run: Run) -> list[tuple[str, str]]:
         if isinstance(self.terms, list):
             return checked(self.terms)
         return read_terms(GENDER if self.terms is None else run.stack.root / self.terms.expanduser())
