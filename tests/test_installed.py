@@ -56,6 +56,8 @@ def test_core_names_no_step_and_no_distribution() -> None:
         "calibrate",
         "constraint",
         "erase",
+        "faithfulness",
+        "parity",
         "counterfactual",
         "full",
         "global",

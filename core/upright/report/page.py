@@ -93,7 +93,7 @@ def signed(value: float) -> str:
 
 
 def name_of(key: str) -> str:
-    """A figure's key in words: ``test/fairness/group-audit/accuracy_parity_difference/sex`` is *test accuracy parity
+    """A figure's key in words: ``test/fairness/<step>/accuracy_parity_difference/sex`` is *test accuracy parity
     difference sex*."""
     split, *rest = key.split("/")
     return " ".join([split, *rest[2 if len(rest) > 2 else 0 :]]).replace("_", " ")

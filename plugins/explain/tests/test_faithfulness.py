@@ -164,9 +164,10 @@ def test_every_figure_and_verdict_is_derived_again(alone: list[Run]) -> None:
 # --- a planted word ---------------------------------------------------------------------------------------------------
 
 
-def test_a_secret_word_that_decides_ranks_first(tiny_bert: Path, tmp_path: Path) -> None:
-    """Drawn now, so that nothing can have been fitted to it: every row with it is `sick`, and nothing else tells."""
-    chance = random.SystemRandom()
+@pytest.mark.parametrize("seed", [7, pytest.param(None, marks=pytest.mark.slow)])
+def test_a_secret_word_that_decides_ranks_first(seed: int | None, tiny_bert: Path, tmp_path: Path) -> None:
+    """Every row with it is `sick`, and nothing else tells. Without a seed it is drawn now: nothing was fitted to it."""
+    chance = random.Random(seed)
     secret = chance.choice([*WORDS["sick"], *WORDS["well"]])  # one token: of three, two can stand in for the third
     other = ["patient", "today", "has", "some", "and", "the", "note", "very", "again", "mild"]
 
