@@ -66,7 +66,6 @@ def test_core_names_no_step_and_no_distribution() -> None:
         "language",
         "length",
         "markup",
-        "parity",
         "peft",
         "prefix",
         "template",
