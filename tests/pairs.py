@@ -1,7 +1,8 @@
 """Every two bundled steps, and every three of tune, fairness and privacy: they run together, or are refused with a reason.
 
 Steps run on models of two layers, as many in one stack as go together: a stack that runs shows it for each two of its steps.
-Where a stack is refused, its pairs are run by themselves. `make pairs` writes the table into docs/compatibility.md.
+Where a stack is refused, fewer are tried together, and in the end its pairs by themselves. `make pairs` writes the table into
+docs/compatibility.md.
 
     python tests/pairs.py [--write] [--only STEP]
 """
@@ -25,16 +26,16 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
+from test_bundled_steps import NO_TEXT, SETTINGS, STACKS
+
+from upright import Stack, catalog
+from upright.errors import UprightError
+from upright.stack import answers
+from upright.step import Capability
+from upright.testing.toys import tiny_model, toy_files
+
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from test_bundled_steps import NO_TEXT, SETTINGS, STACKS  # noqa: E402
-
-from upright import Stack, catalog  # noqa: E402
-from upright.errors import UprightError  # noqa: E402
-from upright.stack import answers  # noqa: E402
-from upright.step import Capability  # noqa: E402
-from upright.testing.toys import tiny_model, toy_files  # noqa: E402
 
 TASKS = {
     "text-classification": "bert",
@@ -43,8 +44,8 @@ TASKS = {
     "text2text-generation": "t5",
 }
 PAGE = ROOT / "docs" / "compatibility.md"
-TOGETHER = 8
-"""Steps of one stack, at most."""
+TOGETHER = (8, 4)
+"""Steps of one stack at most: first many, then fewer of what was refused, then two (or three) by themselves."""
 TRIPLE = ("tune", "fairness", "privacy")
 OF_SEX = {"groups": ["sex"]}
 MORE: dict[str, dict[str, Any]] = {
@@ -191,12 +192,14 @@ def ran(names: Names) -> tuple[Names, str | None, str | None]:
     return names, None, None if run.exit_code in (0, 4) else f"ended with {run.exit_code}"
 
 
-def stacks(wanted: set[Names], known: dict[Names, str | None], size: int) -> Iterator[Names]:
+def stacks(
+    wanted: set[Names], known: dict[Names, str | None], size: int, together: int = TOGETHER[0]
+) -> Iterator[Names]:
     """Stacks of steps that go together two by two, each with as many of the ``wanted`` sets of ``size`` as it can."""
     left, names = set(wanted), sorted(entries())
     while left:
         chosen = list(min(left))
-        while len(chosen) < TOGETHER:
+        while len(chosen) < together:
             best, gain = None, 0
             for name in names:
                 if name in chosen or any(known.get(pair(name, other), "") is not None for other in chosen):
@@ -220,39 +223,35 @@ def _key(names: Iterable[str]) -> Names:
     return tuple(sorted(names))
 
 
-def look(wanted: list[Names], workers: int, told: bool = True) -> Found:
+def look(wanted: list[Names], workers: int) -> Found:
     """Say of each of the ``wanted`` pairs or triples whether it runs."""
-    found = Found()
-    size = len(wanted[0])
+    found, size = Found(), len(wanted[0])
     names = sorted({name for some in wanted for name in some})
-    pairs = {pair(*some): refused(pair(*some)) for some in combinations(names, 2)}
-    for some in wanted:
-        reasons = [pairs[pair(*two)] for two in combinations(some, 2)]
-        why = next((reason for reason in reasons if reason), None) or (refused(some) if size > 2 else None)
-        if why:
-            found.told[some] = why
-    left = {some for some in wanted if some not in found.told}
-    first = list(stacks(left, pairs, size))
+    known = {pair(*some): refused(pair(*some)) for some in combinations(names, 2)}
     with ProcessPoolExecutor(workers) as pool:
-        again: set[Names] = set()
-        whole = [group if refused(group) is None else None for group in first]
-        for group in (group for group, fits in zip(first, whole, strict=True) if fits is None):
-            again |= {_key(some) for some in combinations(group, size)} & left
-        for done, (group, why, wrong) in enumerate(pool.map(ran, [group for group in whole if group]), 1):
-            inside = {_key(some) for some in combinations(group, size)} & left
-            if why or wrong:
-                again |= inside
-            else:
-                found.told |= dict.fromkeys(inside)
-            found.stacks += 1
-            if told and done % 10 == 0:
-                print(f"{done} of {len(first)} stacks", file=sys.stderr, flush=True)
-        for some, why, wrong in pool.map(ran, sorted(again - found.told.keys())):
-            found.stacks += 1
+        alone = {name: (why, wrong) for (name,), why, wrong in pool.map(ran, [(name,) for name in names])}
+        found.stacks += len(names)
+        for some in wanted:
+            wrong = next((alone[name][1] for name in some if alone[name][1]), None)
             if wrong:
                 found.broken[some] = wrong
-            else:
+                continue
+            reasons = [alone[name][0] for name in some] + [known[pair(*two)] for two in combinations(some, 2)]
+            why = next((reason for reason in reasons if reason), None) or (refused(some) if size > 2 else None)
+            if why:
                 found.told[some] = why
+        for together in (*TOGETHER, size):
+            left = {some for some in wanted if some not in found.told and some not in found.broken}
+            groups = [group for group in stacks(left, known, size, together) if refused(group) is None] if left else []
+            for group, why, wrong in pool.map(ran, groups):
+                found.stacks += 1
+                inside = {_key(some) for some in combinations(group, size)} & left
+                if not why and not wrong:
+                    found.told |= dict.fromkeys(inside)
+                elif together == size:
+                    found.told |= {} if wrong else dict.fromkeys(inside, why)
+                    found.broken |= dict.fromkeys(inside, wrong) if wrong else {}
+            print(f"{len(groups)} stacks of {together} or fewer, {len(left)} were open", file=sys.stderr, flush=True)
     return found
 
 

@@ -152,12 +152,7 @@ def _strangers(names: list[str]) -> list[str]:
         known.update(_all_places(found, paths))
         places |= dict.fromkeys(_all_places(found, tops), name)
     strange = [
-        (name, os.path.join(parent, file))  # noqa: PTH118, as many strings as there are files
-        for folder, name in sorted(places.items())
-        for parent, below, files in os.walk(folder)
-        for file in [*files, *below]
-        if (file.endswith(IMPORTED) or os.path.islink(os.path.join(parent, file)))  # noqa: PTH114, PTH118
-        and os.path.join(parent, file) not in known  # noqa: PTH118
+        (name, path) for folder, name in sorted(places.items()) for path in _importable(folder) if path not in known
     ]
     if strange:  # another distribution may have brought it
         others = sorted({one.name for one in metadata.distributions() if one.name})
@@ -167,6 +162,13 @@ def _strangers(names: list[str]) -> list[str]:
         for name, path in sorted(strange)
         if path not in known
     ]
+
+
+def _importable(folder: str) -> Iterator[str]:
+    """Modules below a folder, and links, which may lead to some."""
+    for parent, below, files in os.walk(folder):
+        yield from (f"{parent}{os.sep}{file}" for file in files if file.endswith(IMPORTED))
+        yield from (path for path in (f"{parent}{os.sep}{name}" for name in below) if Path(path).is_symlink())
 
 
 def _shadowed(names: list[str]) -> list[str]:

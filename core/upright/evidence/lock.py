@@ -115,14 +115,14 @@ def locked_beside(folder: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: there is no lock; write one with `upright lock`")
     raw = path.read_bytes()
     try:
-        locked = json.loads(raw)
+        locked: dict[str, Any] = json.loads(raw)
         whole = locked["sha256"] == _digest({key: value for key, value in locked.items() if key != "sha256"})
         whole = whole and isinstance(locked["distributions"], dict) and _encoded(locked).encode() == raw
     except (ValueError, KeyError, TypeError, AttributeError):
         whole = False
     if not whole:
         raise IntegrityError(f"{path}: is not what was written; make the lock again with `upright lock`")
-    return locked  # type: ignore[no-any-return]
+    return locked
 
 
 def _distributions(here: dict[str, Any], locked: dict[str, Any]) -> list[str]:

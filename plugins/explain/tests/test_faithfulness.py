@@ -28,8 +28,8 @@ from upright.errors import ConfigError
 from upright.evidence.verify import verify
 from upright.stack import Placed
 from upright_explain import erasure, infidelity, randomisation, rationales
+from upright_explain.estimates import mean
 from upright_explain.faithfulness import Faithfulness
-from upright_explain.means import mean
 
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
 

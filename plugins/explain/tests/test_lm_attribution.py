@@ -162,7 +162,9 @@ def test_integrated_gradients_add_up(run: Run) -> None:
 
 def adds_up(run: Run, tolerance: float, **settings: Any) -> None:
     oracle = Oracle(run)
-    for one in asked(run, **settings):
+    explained = asked(run, **settings)
+    assert explained
+    for one in explained:
         prompt = oracle.prompt(one.row_id)
         answer = oracle.answer(prompt)
         blank = oracle.without(prompt, set(oracle.words(prompt)))

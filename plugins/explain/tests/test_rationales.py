@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from upright_explain import checks, rationales
-from upright_explain.means import mean, of_means
+from upright_explain.estimates import mean_of_known, of_means
 
 
 def eraser(pairs: list[tuple[list[int], list[int]]]) -> tuple[float, float]:
@@ -45,7 +45,7 @@ def eraser(pairs: list[tuple[list[int], list[int]]]) -> tuple[float, float]:
 def of_pairs(pairs: list[tuple[list[int], list[int]]]) -> tuple[float, float]:
     rows = [tuple(np.array(words, dtype=bool) for words in pair) for pair in pairs]
     spans = np.array([rationales.iou_matches(*row) for row in rows])
-    tokens = mean([rationales.token_f1(*row) for row in rows])
+    tokens = mean_of_known([rationales.token_f1(*row) for row in rows])
     iou = of_means(spans, checks._f1, 0)
     assert tokens is not None
     assert iou is not None

@@ -9,8 +9,8 @@ import numpy as np
 from upright import Metric
 from upright.errors import UprightError
 from upright_explain import rationales
+from upright_explain.estimates import mean_of_known, of_means
 from upright_explain.few import Few
-from upright_explain.means import mean, of_means
 from upright_explain.randomisation import STAGES, drawn_anew, rank_correlation, stages
 
 if TYPE_CHECKING:
@@ -157,11 +157,11 @@ def figures(found: dict[str, Any], seed: int) -> dict[str, Metric]:
     names = ["comprehensiveness", "comprehensiveness_gain", "sufficiency", "sufficiency_gain", "infidelity"]
     names += ["sensitivity", "correlation_none"]
     names += [f"{what}_{stage}" for what in ("correlation", "fall") for stage in STAGES]
-    told = {name: mean([row.get(name) for row in found["rows"].values()]) for name in names}
-    told["completeness_error"] = mean(found["completeness_error"])
+    told = {name: mean_of_known([row.get(name) for row in found["rows"].values()]) for name in names}
+    told["completeness_error"] = mean_of_known(found["completeness_error"])
     marked = found["rationales"]
-    told["token_f1"] = mean([row["token_f1"] for row in marked])
-    told["token_f1_gain"] = mean([row["token_f1"] - row["random_token_f1"] for row in marked])
+    told["token_f1"] = mean_of_known([row["token_f1"] for row in marked])
+    told["token_f1_gain"] = mean_of_known([row["token_f1"] - row["random_token_f1"] for row in marked])
     spans = np.array([[*row["iou"], *row["random_iou"]] for row in marked]).reshape(len(marked), 4)
     told["iou_f1"] = of_means(spans, lambda means: _f1(means[:, :2]), seed)
     told["iou_f1_gain"] = of_means(spans, lambda means: _f1(means[:, :2]) - _f1(means[:, 2:]), seed)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import sqrt
+from math import isfinite, sqrt
 from statistics import NormalDist, fmean, stdev
+from typing import TYPE_CHECKING
 
 from upright import Metric
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+
 ERROR = 0.05
+RESAMPLES = 1000
 
 
 def mean(values: Sequence[float], among: int = 1) -> Metric:
@@ -20,6 +26,27 @@ def mean(values: Sequence[float], among: int = 1) -> Metric:
         return Metric(middle, n=rows, source="ledger")
     half = float(t.ppf(1 - ERROR / (2 * among), rows - 1)) * stdev(values) / sqrt(rows)
     return Metric(middle, middle - half, middle + half, rows, "ledger")
+
+
+def mean_of_known(values: Sequence[float | None]) -> Metric | None:
+    """`mean` of the values that are there and finite; None where none is."""
+    known = [value for value in values if value is not None and isfinite(value)]
+    return mean(known) if known else None
+
+
+def of_means(columns: np.ndarray, figure: Callable[[np.ndarray], np.ndarray], seed: int) -> Metric | None:
+    """A figure of column means, ``figure([B, C]) -> [B]``, with a percentile bootstrap interval over the rows ``[n, C]``.
+
+    Efron and Tibshirani (1993).
+    """
+    import numpy as np
+
+    if not len(columns):
+        return None
+    generator = np.random.default_rng(seed)
+    drawn = generator.integers(0, len(columns), (RESAMPLES, len(columns)))
+    low, high = np.percentile(figure(columns[drawn].mean(1)), [2.5, 97.5])
+    return Metric(float(figure(columns.mean(0)[None])[0]), float(low), float(high), len(columns), "ledger")
 
 
 def share(hits: int, rows: int, among: int = 1) -> Metric:
