@@ -58,6 +58,14 @@ def test_one_byte_of_any_file_is_noticed_and_the_file_named(copied: Path) -> Non
     assert verify(copied).exit_code == 0
 
 
+def test_a_resolved_stack_that_is_no_yaml_is_said_in_one_sentence(copied: Path) -> None:
+    path = copied / "stack.resolved.yaml"
+    path.write_text(path.read_text() + "}\n")
+    found = verify(copied)
+    assert found.exit_code == 5
+    assert any("is no YAML any more" in problem for problem in found.problems)
+
+
 @pytest.mark.parametrize(
     "key", ["test/accuracy", "test/fairness/group-audit/equalized_odds_difference/sex", "run/privacy/dp-sgd/epsilon"]
 )

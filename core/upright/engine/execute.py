@@ -229,7 +229,11 @@ def _resumed(stack: Stack, folder: Path) -> Path:
     state = read_status(folder)
     if state.get("state") in ("done", "gate-failed"):
         raise ConfigError(f"{folder}: this run is finished; leave --resume away to make a new run")
-    if yaml.safe_load(recorded.read_text(encoding="utf-8")) != yaml.safe_load(yaml.safe_dump(resolved(stack))):
+    try:
+        before = yaml.safe_load(recorded.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise IntegrityError(f"{recorded}: is no YAML any more, so nothing says what was run; start anew") from error
+    if before != yaml.safe_load(yaml.safe_dump(resolved(stack))):
         raise ConfigError(f"{folder}: was run with other settings than {stack.source}; resume with the same stack")
     return folder
 

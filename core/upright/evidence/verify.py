@@ -140,7 +140,11 @@ def _run(found: Verified, run_code: bool) -> Run | None:
 def _seed(folder: Path) -> int:
     import yaml
 
-    return int(yaml.safe_load((folder / "stack.resolved.yaml").read_text(encoding="utf-8"))["seed"])
+    path = folder / "stack.resolved.yaml"
+    try:
+        return int(yaml.safe_load(path.read_text(encoding="utf-8"))["seed"])
+    except yaml.YAMLError as error:
+        raise IntegrityError(f"{path}: is no YAML any more: {' '.join(str(error).split())}") from error
 
 
 def _compare(found: Verified, key: str, told: Metric | None, derived: Metric | None, whole: bool) -> None:

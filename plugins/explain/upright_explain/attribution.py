@@ -44,13 +44,14 @@ def attributions(
     """
     found: dict[int, Attribution] = {}
     for given in target.batches(wanted):
-        decided, tokens = target.decisions(given), target.tokens(given)
+        tokens = target.tokens(given)
         for places, batch in unpadded(given):
-            parts = divide(batch, decided[places])
+            decided = target.decisions(batch)
+            parts = divide(batch, decided)
             for number, (place, row) in enumerate(zip(places.tolist(), batch.rows.tolist(), strict=True)):
                 error = None if parts.errors is None else float(parts.errors[number])
                 spread = None if parts.standard_errors is None else parts.standard_errors[number]
-                told = (decided[place], tokens[place], parts.scores[number], error, spread)
+                told = (decided[number], tokens[place], parts.scores[number], error, spread)
                 found[row] = attribution(target, rows, row, *told)
     return [found[row] for row in sorted(found)]
 
