@@ -92,6 +92,7 @@ bench-explain: $(READY)  ## integrated gradients beside their floor and captum o
 
 bench-sanity: $(READY)  ## do explainers depend on the model, and do the tokens that they name matter; needs UPRIGHT_DATA
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/sanity.py
+
 bench-responsible: $(READY)  ## a whole responsible run beside the bare training, CPU time by stage; needs UPRIGHT_DATA; half an hour
 	HF_HUB_OFFLINE=1 $(BIN)/python -W ignore tests/benchmarks/responsible.py
 
@@ -115,6 +116,7 @@ results-prompts: $(READY)  ## what a very small language model can do untrained;
 
 results-fairness: $(READY)  ## each fairness step and fairlearn's on three real tasks, five seeds; needs UPRIGHT_DATA; an hour
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/fair_runs.py
+
 results-explain: $(READY)  ## each explainer against human rationales of hatexplain; needs UPRIGHT_DATA
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/plausibility.py
 

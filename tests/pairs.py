@@ -29,8 +29,9 @@ from typing import Any
 from test_bundled_steps import NO_TEXT, SETTINGS, STACKS
 
 from upright import Stack, catalog
-from upright.errors import UprightError
-from upright.stack import answers
+from upright.errors import ConfigError, PluginError, UprightError
+from upright.hooks import HOOKS
+from upright.stack import OF_CLEANING, answers
 from upright.step import Capability
 from upright.testing.toys import tiny_model, toy_files
 
@@ -47,6 +48,8 @@ PAGE = ROOT / "docs" / "compatibility.md"
 TOGETHER = (8, 4)
 """Steps of one stack at most: first many, then fewer of what was refused, then two (or three) by themselves."""
 TRIPLE = ("tune", "fairness", "privacy")
+REFUSALS = (ConfigError.exit_code, PluginError.exit_code)
+LAST = ("faithfulness", "global", "calibrate")
 OF_SEX = {"groups": ["sex"]}
 MORE: dict[str, dict[str, Any]] = {
     "adversarial": OF_SEX,
@@ -140,9 +143,11 @@ def stack_of(names: Names) -> dict[str, Any] | str:
                     at = 0 if one["use"] == "template" else len(steps[section])
                     steps[section].insert(at, one)
     task = mapping.get("model", {}).get("task", task)
-    steps["prompt"].sort(key=lambda one: one["use"] != "template")  # what renders comes before what reads
+    for listed in steps.values():  # what renders comes before what reads, what sums up others after them
+        listed.sort(key=lambda one: (one["use"] != "template", one["use"] in LAST))
     every = [made(name) for name in names]
-    only_cleans = all(entries()[name].section == "clean" for name in names)
+    trains = any(answers(step, name) for step in every for name in set(HOOKS) - OF_CLEANING)
+    only_cleans = not trains and all(entries()[name].section == "clean" for name in names)
     untuned = any(Capability.UNTUNED in step.needs for step in every)
     if not only_cleans:
         base = {"base": model(TASKS[task]), "task": task}
@@ -151,7 +156,7 @@ def stack_of(names: Names) -> dict[str, Any] | str:
         if not untuned and not any(answers(step, "tune") for step in every) and not steps["tune"]:
             steps["tune"].append({"use": "lora", "rank": 2})
         if steps["tune"]:
-            mapping["train"] = {"max_steps": 2, "batch_size": 8, "learning_rate": 0.01}
+            mapping["train"] = {"max_steps": 3, "batch_size": 8, "learning_rate": 0.01}
     for section, listed in steps.items():
         if section == "train" and listed:
             mapping.setdefault("train", {})["steps"] = listed
@@ -186,7 +191,8 @@ def ran(names: Names) -> tuple[Names, str | None, str | None]:
     try:
         run = Stack.load(mapping).run()
     except UprightError as error:
-        return names, str(error).split("\n")[0], None
+        told = str(error).split("\n")[0]
+        return (names, told, None) if error.exit_code in REFUSALS else (names, None, told)
     except Exception as error:  # a finding: neither run nor refused
         return names, None, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     return names, None, None if run.exit_code in (0, 4) else f"ended with {run.exit_code}"

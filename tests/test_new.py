@@ -14,7 +14,7 @@ KINDS = ("tune", "clean", "prompt", "fairness", "explain", "privacy")
 LINES = 55
 """Of all that is written but the rows; a person reads them before changing one."""
 LATER = "not beside-others"
-"""The longest check is made for one kind."""
+"""The longest check is made for one kind, here and by tests/journey.py."""
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=() if kind in ("tune", "clean") else pytest.mark.slow) for kind in KINDS]
+    "kind", [pytest.param(kind, marks=() if kind == "clean" else pytest.mark.slow) for kind in KINDS]
 )
 def test_what_is_written_passes_its_tests_as_it_stands(
     kind: str, venv: Path, tmp_path: Path, upright: Callable[..., Any]

@@ -29,6 +29,31 @@ def test_a_stack_of_many_steps_runs_or_is_refused(number: int) -> None:
         assert wrong is None
 
 
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (("explain.influence", "train.mixout"), "the parameters that are trained are those of the finished model"),
+        (("explain.influence", "tune.p-tuning"), "the parameters that are trained are those of the finished model"),
+        (("tune.p-tuning", "tune.soft-prompt"), "puts virtual tokens into every text already"),
+        (("tune.boft", "tune.lora"), "tune.lora: cannot be put around an adapter of peft"),
+    ],
+)
+def test_what_cannot_go_together_is_refused_before_training(names: pairs.Names, sentence: str) -> None:
+    assert sentence in (pairs.refused(names) or pairs.ran(names)[1] or "")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("explain.counterfactual", "prompt.verbalizer"),  # an edit leaves the mask token
+        ("fairness.group-dro", "privacy.dp-sgd", "tune.lokr"),  # lokr branches on a random number, in training alone
+        ("clean.unicode", "tune.adalora"),  # in as few updates as it takes
+    ],
+)
+def test_what_goes_together_runs(names: pairs.Names) -> None:
+    assert pairs.ran(names) == (names, None, None)
+
+
 def test_equal_reasons_are_told_once() -> None:
     told = [
         pairs.reason((one, "tune.lora"), f"stack  {one} cannot run with tune.lora (x.yaml:3:1): {one} needs peace")

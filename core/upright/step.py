@@ -28,6 +28,7 @@ class Capability(StrEnum):
     OPEN_TRAINING = "figures about single training records may be published"
     CLASS_SCORES = "every prediction has one score per class"
     INPUT_GRADIENTS = "scores can be differentiated by the input embeddings"
+    TRAINED_PARAMETERS = "the parameters that are trained are those of the finished model"
     TEXT_ATTENTION = "a text's tokens attend to nothing but each other"
 
 

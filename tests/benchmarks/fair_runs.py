@@ -89,10 +89,26 @@ TRIED = [
     for gap, refit in ((0.0, True), (0.05, True), (0.08, True), (0.1, True), (0.15, True), (0.0, False))
 ]
 """Strengths of `constraint`; the other steps have their defaults."""
-TRIED_PRIVATE: list[Settings] = [
-    {"max_gap": gap, "dual_learning_rate": rate, "momentum": 0.99, "max_multiplier": most}
-    for gap, rate, most in ((0.05, 0.02, 2.0), (0.05, 0.1, 0.3), (0.1, 0.01, 2.0), (0.02, 0.1, 0.5), (0.02, 0.1, 0.3))
-]
+TRIED_PRIVATE: list[Settings] = (
+    [
+        {"max_gap": gap, "dual_learning_rate": rate, "momentum": 0.99, "max_multiplier": most}
+        for gap, rate, most in (
+            (0.05, 0.02, 2.0),
+            (0.05, 0.1, 0.3),
+            (0.1, 0.01, 2.0),
+            (0.02, 0.1, 0.5),
+            (0.02, 0.1, 0.3),
+        )
+    ]
+    + [
+        {"max_gap": gap, "dual_learning_rate": 0.1, "momentum": 0.99, "max_multiplier": 0.3, "refit_threshold": False}
+        for gap in (0.0, 0.05)
+    ]
+    + [
+        {"max_gap": 0.05, "dual_learning_rate": 0.1, "momentum": 0.99, "max_multiplier": 0.1, "refit_threshold": refit}
+        for refit in (True, False)
+    ]
+)
 """The same at epsilon 8."""
 CHOSEN: dict[tuple[str, str], Settings] = {
     ("davidson_dialect", "constraint"): {"max_gap": 0.0, "dual_learning_rate": 0.1, "refit_threshold": False},
@@ -105,7 +121,19 @@ CHOSEN_PRIVATE: dict[tuple[str, str], Settings] = {
         "dual_learning_rate": 0.1,
         "momentum": 0.99,
         "max_multiplier": 0.3,
-    }
+    },
+    ("hatexplain", "constraint"): {
+        "max_gap": 0.05,
+        "dual_learning_rate": 0.1,
+        "momentum": 0.99,
+        "max_multiplier": 0.3,
+    },
+    ("adult", "constraint"): {
+        "max_gap": 0.1,
+        "dual_learning_rate": 0.01,
+        "momentum": 0.99,
+        "max_multiplier": 2.0,
+    },
 }
 """Task and method -> settings that test is evaluated with; nothing where the defaults are."""
 METHODS = ["constraint", "group-dro", "reweigh", "adversarial"]

@@ -256,9 +256,22 @@ def test_it_is_refused_beside_a_merged_adapter_before_training(make: Make) -> No
         executed(merging)
 
 
-def test_where_a_step_replaced_what_it_trained_the_evidence_says_failed(make: Make) -> None:
-    folded = {"use": "p-tuning", "num_virtual_tokens": 2, "encoder_hidden_size": 8}
-    run = executed(make(tune=folded))
+def test_it_is_refused_beside_a_step_that_declares_to_replace_what_it_trains(make: Make) -> None:
+    with pytest.raises(ConfigError, match=r"those of the finished model\", which tune\.p-tuning breaks"):
+        Stack.load(make(tune="p-tuning"))
+
+
+class Folds(Step):
+    """Leaves other parameters than those that were trained, without a word."""
+
+    @hook
+    def finalize(self, model: Any) -> Any:
+        next(parameter for parameter in model.parameters() if parameter.requires_grad).requires_grad_(False)
+        return model
+
+
+def test_where_a_step_replaced_what_it_trained_without_a_word_the_evidence_says_failed(make: Make) -> None:
+    run = execute(with_steps(Stack.load(make()), ("train", "folds", Folds())))
     assert run.exit_code == 1
     assert "left other parameters than those that were trained" in (run.folder / "report.html").read_text()
 

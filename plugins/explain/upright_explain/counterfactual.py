@@ -65,7 +65,7 @@ class Counterfactual(Step):
             for batch in target.batches([row]):
                 tokens = target.tokens(batch)[0]
                 first = target.decisions(batch)
-                places = [place for place, (_, start, end) in enumerate(tokens) if end > start]
+                places = [place for place in _words(batch, run) if tokens[place][2] > tokens[place][1]]
                 found = self._search(_Row(target, batch, first, run), places)
                 edit, other = found or (frozenset(), -1)
                 lines.append(
@@ -175,6 +175,14 @@ class _Row(NamedTuple):
     def length(self) -> int:
         """Tokens, special ones included."""
         return int(self.batch.inputs["attention_mask"].sum())
+
+
+def _words(batch: Batch, run: Run) -> list[int]:
+    """Places of tokens that are not special; an unknown word is a word. A template's mask token stays."""
+    tokenizer: Any = run.tokenizer
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    length = int(batch.inputs["attention_mask"].sum())
+    return [place for place, code in enumerate(batch.inputs["input_ids"][0, :length].tolist()) if code not in special]
 
 
 def edited(batch: Batch, edits: list[Edit], how: str, run: Run) -> Batch:

@@ -43,7 +43,7 @@ class Influence(Step):
     """
 
     needs: ClassVar[frozenset[Capability]] = frozenset(
-        {Capability.TRAINING, Capability.OPEN_TRAINING, Capability.CLASS_SCORES}
+        {Capability.TRAINING, Capability.TRAINED_PARAMETERS, Capability.OPEN_TRAINING, Capability.CLASS_SCORES}
     )
     tasks: ClassVar[frozenset[str] | None] = frozenset({"text-classification"})
 

@@ -502,11 +502,11 @@ def flushes(asked: dict[str, Any], last: int | None = None) -> int:
     return count
 
 
-@pytest.mark.parametrize("step", [pytest.param(37), pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [pytest.param(61), pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_at_any_flush_nothing_is_lost_and_nothing_lies_open(
     tiny_bert: Path, tmp_path: Path, step: int, key: Path
 ) -> None:
-    """Every 37th of the flushes and those about when steps/ is sealed; with the slow tests each one."""
+    """Every 61st of the flushes and those about when steps/ is sealed; with the slow tests each one."""
     asked = stack(tiny_bert, tmp_path)
     asked["train"] |= {"max_steps": 2}
     last, sealing = flushes(asked), 0

@@ -38,6 +38,7 @@ def prove(run: Run, asked: str = "auto") -> Proof:
         served: dict[str, set[str]] = {}
         try:
             error = deviation(run, mode, served=served)
+            _run_in_training(run, mode)
         except Unserved as unserved:
             refused.append(f"{mode}: {unserved}")
             continue
@@ -50,6 +51,20 @@ def prove(run: Run, asked: str = "auto") -> Proof:
             return Proof(mode, served, refused)
         refused.append(f"{mode}: per-record gradients differ from the one-record loop's by {error:.1e}")
     return Proof("loop", {}, refused)
+
+
+def _run_in_training(run: Run, mode: Mode) -> None:
+    """The comparison is made in eval mode; a layer may do in training alone what a method cannot follow."""
+    losses = Losses(run)
+    modes = {module: module.training for module in losses.modules()}
+    try:
+        with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
+            losses.train()
+            for batch in run.batches(range(min(ROWS, len(run.data["train"]))), augment=False):
+                per_row(losses, batch, mode)
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def tolerance(run: Run) -> float:

@@ -45,7 +45,8 @@ class Adalora(Step):
 
         first, last = round(self.tinit * run.updates), round(self.tfinal * run.updates)
         placed = run.stack.placed(self)
-        if run.updates - first - last < 1 or last < 1:
+        # ranks are weighed in updates before the last share alone: peft moves them by what it has weighed
+        if run.updates - first - last < 1 or run.updates - last < 2 or last < 1:
             raise ConfigError(
                 f"{placed.where}  {placed}: {run.updates} updates are too few for its schedule; train longer"
             )

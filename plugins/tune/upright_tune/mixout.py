@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
-from upright import Run, Step, hook
+from upright import Capability, Run, Step, hook
 from upright.errors import ConfigError
 
 
 class Mixout(Step):
     """In each pass, take a share of the trained linear weights from the base instead; place it after `full` or the like."""
+
+    breaks: ClassVar[frozenset[Capability]] = frozenset({Capability.TRAINED_PARAMETERS})
 
     p: float = Field(0.1, ge=0, lt=1, description="The share.")
 

@@ -14,7 +14,7 @@ from upright import Capability, Run, Step, hook
 class PTuning(Step):
     """Train a network that makes the embeddings of virtual tokens in every text, and the head."""
 
-    breaks: ClassVar[frozenset[Capability]] = frozenset({Capability.TEXT_ATTENTION})
+    breaks: ClassVar[frozenset[Capability]] = frozenset({Capability.TEXT_ATTENTION, Capability.TRAINED_PARAMETERS})
 
     num_virtual_tokens: int = Field(20, ge=1, description="How many; the window for the text is so much shorter.")
     encoder_reparameterization_type: Literal["MLP", "LSTM"] = Field("MLP", description="The network.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from upright.errors import ConfigError
 from upright_tune.blocks import find_blocks, is_linear, linear_names
+from upright_tune.through_peft import refuse_adapted
 
 if TYPE_CHECKING:
     from upright import Run, Step
@@ -91,6 +92,7 @@ def linear_pattern(
     ``asked`` are names that the stack gives, ``usual`` those of the architecture, ``numbers`` the blocks (default: all).
     Raises ConfigError with the stack's line and the layers that there are.
     """
+    refuse_adapted(step, model, run)
     placed = run.stack.placed(step)
     try:
         blocks, there = find_blocks(model), linear_names(model)

@@ -150,6 +150,11 @@ def put_in(step: Step, model: Any, run: Run, table: nn.Module, count: int) -> An
     """The model with virtual tokens: after a text's first special token, or before everything in a language model."""
     refuse_adapted(step, model, run)
     inner = exported_part(model)
+    if any(isinstance(module, VirtualTokens) for module in model.modules()):
+        placed = run.stack.placed(step)
+        raise ConfigError(
+            f"{placed.where}  {placed}: a step before it puts virtual tokens into every text already; remove one of the two"
+        )
     first = run.tokenizer("a")["input_ids"][0]
     bidirectional = not (run.task.name.endswith("generation") or inner.config.is_encoder_decoder)
     place = int(bidirectional and first == run.tokenizer.cls_token_id)
