@@ -8,6 +8,8 @@ UNCONSTRAINED := --set name=quickstart-unconstrained --set 'about.compare_with=[
 	--set 'fairness={use: group-audit, groups: [sex], positive: urgent}'
 
 export HF_HUB_DISABLE_TELEMETRY = 1
+# with it each of the tests' many processes compiles every module anew
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-all coverage docs lint format bench bench-methods bench-dp bench-pii bench-clean bench-cleaners bench-cleaning bench-prompts bench-encrypt bench-fairness bench-labels bench-audit bench-explain bench-sanity bench-responsible matrix matrix-dp pairs results results-methods results-prompts results-fairness results-explain clean
 

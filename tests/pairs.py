@@ -231,6 +231,8 @@ def _key(names: Iterable[str]) -> Names:
 
 def look(wanted: list[Names], workers: int) -> Found:
     """Say of each of the ``wanted`` pairs or triples whether it runs."""
+    if not wanted:
+        return Found()
     found, size = Found(), len(wanted[0])
     names = sorted({name for some in wanted for name in some})
     known = {pair(*some): refused(pair(*some)) for some in combinations(names, 2)}

@@ -47,6 +47,7 @@ def test_what_cannot_go_together_is_refused_before_training(names: pairs.Names, 
     [
         ("explain.counterfactual", "prompt.verbalizer"),  # an edit leaves the mask token
         ("fairness.group-dro", "privacy.dp-sgd", "tune.lokr"),  # lokr branches on a random number, in training alone
+        ("explain.counterfactual", "prompt.calibrate"),  # what explains is prepared after what prompts
         ("clean.unicode", "tune.adalora"),  # in as few updates as it takes
     ],
 )

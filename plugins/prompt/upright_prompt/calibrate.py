@@ -103,10 +103,11 @@ class Calibrate(Step):
         return [{name: drawn(bank) for name, bank in words.items()} for _ in range(self.samples)]
 
     def _refuse_order(self, run: Run) -> None:
-        """What answers ``prepare`` must have done so; what wraps ``forward`` before us would be corrected in its parts."""
+        """What prompts must be prepared; what wraps ``forward`` before us would be corrected in its parts."""
         placed = run.stack.placed(self)
         place = run.stack.steps.index(placed)
-        later = next((p for p in run.stack.answering("prepare") if run.stack.steps.index(p) > place), None)
+        prompts = [p for p in run.stack.answering("prepare") if p.section == placed.section]
+        later = next((p for p in prompts if run.stack.steps.index(p) > place), None)
         if later is not None:
             raise ConfigError(
                 f"{placed.where}  {placed}: must come after {later} ({later.where}), which it corrects; move it"
