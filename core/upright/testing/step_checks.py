@@ -26,11 +26,12 @@ class StepChecks:
     expected_failures: ClassVar[Mapping[str, str]] = {}
 
     @pytest.fixture(scope="class")
-    def subject(self, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    @classmethod
+    def subject(cls, tmp_path_factory: pytest.TempPathFactory) -> Subject:
         """The step under test with its runs, shared by the checks of the class."""
-        unknown = sorted(request.cls.expected_failures.keys() - CHECKS.keys())
+        unknown = sorted(cls.expected_failures.keys() - CHECKS.keys())
         assert not unknown, f"{unknown[0]!r} is no check; there are {', '.join(CHECKS)}"
-        return subject_of(request.cls.step, tmp_path_factory.mktemp("conform"), request.cls.section, request.cls.stack)
+        return subject_of(cls.step, tmp_path_factory.mktemp("conform"), cls.section, cls.stack)
 
     @pytest.mark.parametrize("check", list(CHECKS))
     def test_conforms(self, check: str, subject: Subject) -> None:

@@ -96,7 +96,7 @@ class Subject:
         trains = all(Capability.UNTUNED not in placed.step.needs for placed in steps)
         if not trains:
             mapping.pop("train", None)
-        elif not any(answers(placed.step, "tune") for placed in steps):
+        elif "tune" not in mapping and not any(answers(placed.step, "tune") for placed in steps):
             steps.append(Placed("tune", "train-all", "train-all", TrainAll(), "the kit"))
         stack = load(mapping)
         order = [*SECTIONS, *sorted({placed.section for placed in steps} - set(SECTIONS))]
