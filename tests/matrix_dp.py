@@ -154,7 +154,7 @@ def prepared(method: str, where: str, task: str, folder: Path, condition: dict[s
             "model": {"base": where, "task": task, "dropout": 0.0, "max_length": 32},
             "tune": {"use": use, **settings},
             "train": {
-                "max_steps": 2,
+                "max_steps": 3,
                 "batch_size": ROWS,
                 "micro_batch_size": condition["micro_batch_size"],
                 "gradient_checkpointing": condition["gradient_checkpointing"],

@@ -199,7 +199,7 @@ def test_a_run_is_resumed_by_its_folder_alone_and_never_twice(
     resolved = folder / "stack.resolved.yaml"
     content = yaml.safe_load(resolved.read_text())
     resolved.write_text("{" + resolved.read_text())
-    torn = upright("run", "--resume", folder)
+    torn = upright("run", path, "--resume", folder)
     assert torn.returncode == 5
     assert "is no YAML any more" in one_sentence(torn.stderr)
     content["train"]["steps"] = []
