@@ -43,7 +43,10 @@ def test_a_method_trains_reloads_and_merges(method: str) -> None:
     assert cell.merges is not False
 
 
-@pytest.mark.parametrize("method", ["vera", "soft-prompt", "prefix", "adapter", "ia3"])
+@pytest.mark.parametrize(
+    "method",
+    ["soft-prompt", "adapter", *(pytest.param(one, marks=pytest.mark.slow) for one in ("vera", "prefix", "ia3"))],
+)
 def test_a_mean_pooling_model_reloads_too(method: str) -> None:
     cell = run_cell(method, "minilm", SEQUENCE)
     assert (cell.state, cell.detail) == ("works", "")

@@ -26,7 +26,7 @@ def installed(tmp_path: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(site)}
 
 
-@pytest.mark.parametrize("merge", [False, True])
+@pytest.mark.parametrize("merge", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_method_from_outside_needs_no_core_edit(
     merge: bool,
     installed: dict[str, str],
