@@ -289,7 +289,7 @@ def undone_equals_by_hand(folder: Path, rows: list[Row], rules: list[str], share
     assert facts["run"] == old.folder.name
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     texts=st.lists(st.text("abcd", min_size=1, max_size=6), min_size=4, max_size=25, unique=True),
     rules=st.lists(st.sampled_from(sorted(RULES)), min_size=1, max_size=4),
